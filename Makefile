@@ -1,0 +1,43 @@
+# Two commands do everything on a fresh machine: `make test` here, and (with the next release) `make quickstart`.
+# PYTHON picks the interpreter that makes the environment; VENV is where it goes.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+JOBS ?= 2
+# Versions the suite was last seen green with, where a newer one is known to be heavier or different.
+CONSTRAINTS := .ci/constraints.txt
+
+.PHONY: test lint parity environment clean help
+
+help: ## Say what each target does.
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+environment: $(VENV)/.test ## Make the virtual environment with the [test] extra.
+
+$(VENV)/.test: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[test]'
+	touch $@
+
+$(VENV)/.lint: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[lint]'
+	touch $@
+
+$(VENV)/.parity: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[parity]'
+	touch $@
+
+test: $(VENV)/.test ## Run the test suite (parity tests against torch excluded).
+	$(BIN)/python -m pytest -n $(JOBS) -m 'not parity'
+
+lint: $(VENV)/.lint ## ruff, pyright, shellcheck.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/shellcheck .ci/run
+
+parity: $(VENV)/.parity ## Compare models with Hugging Face torch on the CPU.
+	$(BIN)/python -m pytest -n $(JOBS) -m parity
+
+clean: ## Remove the environment and caches.
+	rm -rf $(VENV) .pytest_cache .ruff_cache
