@@ -1,0 +1,247 @@
+"""Every default of a training run, as frozen dataclasses, and their exchange with a locked ml_collections.ConfigDict.
+
+A file in `configs/` starts from `config.default()` and states only what differs; flags override it (`--config.loss.beta=0.2`); then
+`from_config_dict` checks names, types and ranges and returns a frozen `Config`, which is what the program reads.
+A key that is None is "not set": the reader below says what happens then. Hyper-parameters of the loss default to None; the value used is
+the one in `LOSS_DEFAULTS`, and setting one that the chosen loss does not read is an error.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from safedpo_jax import config_checks
+from safedpo_jax.checks import UsageError, nearest
+
+LOSS_DEFAULTS: dict[str, dict[str, float]] = {
+    "sft": {},
+    "dpo": {"beta": 0.1, "label_smoothing": 0.0},
+    "safedpo": {"beta": 0.1, "delta": 10.0},  # arXiv:2505.20065, Table 4
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Where the examples come from and how they become tokens."""
+
+    train: str = ""  # file, glob, tfds:NAME:SPLIT or hf:NAME:SPLIT; several separated by commas
+    eval: str = ""  # held-out examples in the same forms; empty = no evaluation
+    format: str = "auto"  # auto, pku, pairs, messages, hh, sft
+    ordering: str = "auto"  # safety, helpful, safer, safebetter; auto = what the loss asks for
+    contradictory: str = "drop"  # drop or raise: the flags say one thing and safer_response_id the other
+    unlabelled: str = "raise"  # raise or drop: the ordering needs a helpfulness label and the pair has none
+    template: str = "auto"  # chat, safe_rlhf, plain; auto = chat if the tokenizer has a template, else safe_rlhf
+    max_length: int = 512  # tokens of prompt + response
+    truncation: str = "drop"  # response too long: drop, keep_without_eos, force_eos
+    long_prompt: str = "drop"  # prompt leaves no room for a response: drop, truncate_left
+    max_vanished: float = 0.5  # refuse to train when a larger share of examples was dropped by tokenization
+    limit: int | None = None  # use the first N training examples only
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """The policy, and the reference when it is not the policy's own start."""
+
+    path: str = ""  # Hugging Face directory
+    preset: str = ""  # or a named architecture, randomly initialised
+    reference_path: str = ""  # empty = the reference is the policy as it starts
+    param_dtype: str = "float32"  # master weights
+    compute_dtype: str = "float32"  # forward and backward pass; bfloat16 on accelerators
+    reference_dtype: str | None = None  # frozen reference weights; None = compute_dtype
+    remat: str = "full"  # none or full: recompute layer activations in the backward pass
+    logps_chunk: int = 128  # positions per head product; bounds the memory of logits
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenizer:
+    path: str = ""  # empty = model.path
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """The objective and its hyper-parameters. None = the objective's default (`LOSS_DEFAULTS`)."""
+
+    name: str = "safedpo"
+    beta: float | None = None
+    delta: float | None = None
+    label_smoothing: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """AdamW as in arXiv:2505.20065 on safe-rlhf's code: betas, decay and clipping are that code's defaults."""
+
+    learning_rate: float = 1e-6
+    schedule: str = "cosine"  # cosine, linear, constant
+    warmup_ratio: float = 0.03  # share of the steps, int(ratio * steps)
+    final_ratio: float = 0.0  # last learning rate / peak
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.05
+    no_decay: str = r"(bias|scale|embedding)$"  # parameter paths without decay
+    clip_norm: float = 1.0
+    moment_dtype: str = "float32"
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """What one optimiser step sees: exactly `pairs` pairs, packed into rows, run in microbatches of `rows` rows."""
+
+    pairs: int = 64
+    rows: int = 8  # rows per microbatch over all processes; a multiple of the devices that share the batch
+    row_length: int | None = None  # tokens per row; None = 2 * data.max_length, which any pair fits
+    layout: str = "shared"  # shared (prompt computed once, rows packed) or plain (one response per row)
+    eval_rows: int | None = None  # rows per evaluation or reference batch; None = rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+    """Devices by axis. -1 = whatever is left."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+    pmap: bool = False  # replicate the step with jax.pmap instead of jit over the mesh
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    every: int = 200  # steps
+    keep_last: int = 2
+    keep_best: int = 1
+    metric: str = ""  # evaluation metric of keep_best; empty = eval/loss
+    mode: str = "min"  # min or max
+
+
+@dataclasses.dataclass(frozen=True)
+class Eval:
+    every: int = 100  # steps; 0 = at the end only
+    pairs: int | None = None  # use the first N held-out examples; None = all
+
+
+@dataclasses.dataclass(frozen=True)
+class Log:
+    every: int = 10  # steps
+    tensorboard: bool = True
+    wandb_project: str = ""  # empty = off
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    seed: int = 0
+    epochs: float = 3.0  # passes over the training data
+    steps: int | None = None  # optimiser steps, taken instead of epochs when set
+    reference: str = "in_step"  # in_step: frozen tree inside the step; cached: log-probs computed once, then read
+    reference_cache: str = ""  # directory of the durable cache; empty = WORKDIR/../reference_cache
+    export: bool = True  # write the final policy as a Hugging Face directory
+    data: Data = Data()
+    model: Model = Model()
+    tokenizer: Tokenizer = Tokenizer()
+    loss: Loss = Loss()
+    optimizer: Optimizer = Optimizer()
+    batch: Batch = Batch()
+    mesh: Mesh = Mesh()
+    checkpoint: Checkpoint = Checkpoint()
+    eval: Eval = Eval()
+    log: Log = Log()
+
+
+def default() -> ml_collections.ConfigDict:
+    """The defaults as a locked ConfigDict, for a file in `configs/` to change."""
+    return to_config_dict(Config())
+
+
+def to_config_dict(config: Any) -> ml_collections.ConfigDict:
+    """A dataclass as a locked ConfigDict; unset keys become typed placeholders so that flags can set them."""
+    result = ml_collections.ConfigDict()
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            result[field.name] = to_config_dict(value)
+        elif _optional(field.type) is not None:
+            result[field.name] = ml_collections.config_dict.placeholder(_optional(field.type))
+            if value is not None:
+                result[field.name] = value
+        else:
+            result[field.name] = value
+    return result.lock()
+
+
+def from_config_dict(values: ml_collections.ConfigDict | Mapping[str, Any]) -> Config:
+    """Checks names, types and ranges.
+
+    Raises:
+      UsageError: names the key, the value, and the nearest known key or the allowed values.
+    """
+    config = _build(Config, values, prefix="")
+    config_checks.check(dataclasses.asdict(config))
+    loss_hyperparameters(config.loss)
+    return config
+
+
+def as_dict(config: Config) -> dict[str, Any]:
+    """Nested plain dict, ready for JSON."""
+    return dataclasses.asdict(config)
+
+
+def loss_hyperparameters(loss: Loss) -> dict[str, float]:
+    """Values the objective will read: the defaults of `LOSS_DEFAULTS`, overridden by what the user set.
+
+    Raises:
+      UsageError: a hyper-parameter is set that the objective does not read (it would be ignored), or the name is unknown.
+    """
+    if loss.name not in LOSS_DEFAULTS:
+        raise UsageError(f"loss.name={loss.name!r} is unknown{nearest(loss.name, LOSS_DEFAULTS)} Known: {', '.join(LOSS_DEFAULTS)}")
+    values = dict(LOSS_DEFAULTS[loss.name])
+    for field in dataclasses.fields(loss):
+        value = getattr(loss, field.name)
+        if field.name == "name" or value is None:
+            continue
+        if field.name not in values:
+            raise UsageError(
+                f"loss.{field.name}={value} is set, but '{loss.name}' does not read it (it reads: {', '.join(values) or 'none'}); remove it"
+            )
+        values[field.name] = value
+    return values
+
+
+def _optional(annotation: Any) -> type | None:
+    """The T of `T | None`, or None for any other annotation."""
+    if isinstance(annotation, types.UnionType):
+        kinds = [kind for kind in typing.get_args(annotation) if kind is not type(None)]
+        return kinds[0]
+    return None
+
+
+def _build(cls: type, values: Any, prefix: str) -> Any:
+    known = {field.name: field for field in dataclasses.fields(cls)}
+    for key in values:
+        if key not in known:
+            raise UsageError(f"unknown config key '{prefix}{key}'{nearest(key, known)}")
+    arguments = {}
+    for name, field in known.items():
+        if name not in values:
+            continue
+        value = values[name]
+        if dataclasses.is_dataclass(field.type):
+            arguments[name] = _build(typing.cast(type, field.type), value, f"{prefix}{name}.")
+        else:
+            arguments[name] = _typed(f"{prefix}{name}", value, field.type)
+    return cls(**arguments)
+
+
+def _typed(key: str, value: Any, annotation: Any) -> Any:
+    optional = _optional(annotation)
+    if value is None and optional is not None:
+        return None
+    kind = optional or annotation
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise UsageError(f"config key '{key}' must be {kind.__name__}{' or None' if optional else ''}, got {value!r}")
+    return value

@@ -1,0 +1,101 @@
+"""Ranges and combinations of config values that cannot work, each refused by a sentence before anything is loaded."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from safedpo_jax.checks import UsageError, one_of
+
+CHOICES = {
+    "reference": ("in_step", "cached"),
+    "data.format": ("auto", "pku", "pairs", "messages", "hh", "sft"),
+    "data.ordering": ("auto", "safety", "helpful", "safer", "safebetter"),
+    "data.contradictory": ("drop", "raise"),
+    "data.unlabelled": ("raise", "drop"),
+    "data.template": ("auto", "chat", "safe_rlhf", "plain"),
+    "data.truncation": ("drop", "keep_without_eos", "force_eos"),
+    "data.long_prompt": ("drop", "truncate_left"),
+    "model.param_dtype": ("float32", "bfloat16"),
+    "model.compute_dtype": ("float32", "bfloat16"),
+    "model.reference_dtype": (None, "float32", "bfloat16"),
+    "model.remat": ("none", "full"),
+    "optimizer.schedule": ("cosine", "linear", "constant"),
+    "optimizer.moment_dtype": ("float32", "bfloat16"),
+    "batch.layout": ("shared", "plain"),
+    "checkpoint.mode": ("min", "max"),
+}
+POSITIVE = (
+    "data.max_length",
+    "model.logps_chunk",
+    "optimizer.learning_rate",
+    "optimizer.eps",
+    "optimizer.clip_norm",
+    "batch.pairs",
+    "batch.rows",
+    "checkpoint.every",
+    "log.every",
+    "checkpoint.keep_last",
+    "epochs",
+)
+POSITIVE_IF_SET = ("steps", "data.limit", "batch.row_length", "batch.eval_rows", "eval.pairs", "loss.beta")
+NOT_NEGATIVE = ("optimizer.weight_decay", "checkpoint.keep_best", "eval.every")
+NOT_NEGATIVE_IF_SET = ("loss.delta",)
+SHARES = ("data.max_vanished", "optimizer.warmup_ratio", "optimizer.final_ratio")
+BELOW_ONE = ("optimizer.b1", "optimizer.b2")
+
+
+def check(values: Mapping[str, Any]) -> None:
+    """Raises UsageError for the first value of the nested dict that cannot work."""
+    flat = dict(_flatten(values))
+    for key, choices in CHOICES.items():
+        one_of(f"config key '{key}'", flat[key], choices)
+    for key in (*POSITIVE, *POSITIVE_IF_SET):
+        if flat[key] is not None and not flat[key] > 0:
+            raise UsageError(f"config key '{key}' must be positive, got {flat[key]}")
+    for key in (*NOT_NEGATIVE, *NOT_NEGATIVE_IF_SET):
+        if flat[key] is not None and not flat[key] >= 0:
+            raise UsageError(f"config key '{key}' must not be negative, got {flat[key]}")
+    for key in SHARES:
+        if not 0 <= flat[key] <= 1:
+            raise UsageError(f"config key '{key}' is a share and must lie in [0, 1], got {flat[key]}")
+    for key in BELOW_ONE:
+        if not 0 <= flat[key] < 1:
+            raise UsageError(f"config key '{key}' must lie in [0, 1), got {flat[key]}")
+    _combinations(flat)
+
+
+def _combinations(flat: Mapping[str, Any]) -> None:
+    if not flat["data.train"]:
+        raise UsageError("config key 'data.train' is empty: name a file, a tfds:NAME:SPLIT or an hf:NAME:SPLIT")
+    if bool(flat["model.path"]) == bool(flat["model.preset"]):
+        raise UsageError(
+            f"set exactly one of model.path and model.preset, got path={flat['model.path']!r} and preset={flat['model.preset']!r}"
+        )
+    if not flat["model.path"] and not flat["tokenizer.path"]:
+        raise UsageError("config key 'tokenizer.path' is empty and model.preset brings no tokenizer: name a tokenizer directory")
+    smoothing = flat["loss.label_smoothing"]
+    if smoothing is not None and not 0 <= smoothing < 0.5:
+        raise UsageError(f"config key 'loss.label_smoothing' must lie in [0, 0.5), got {smoothing}")
+    if flat["reference"] == "cached" and flat["loss.name"] == "sft":
+        raise UsageError("reference='cached' with loss.name='sft': this loss has no reference; leave reference='in_step'")
+    if flat["reference_cache"] and flat["reference"] != "cached":
+        raise UsageError(
+            f"config key 'reference_cache' is set, but reference={flat['reference']!r} does not read it; set reference='cached'"
+        )
+    if flat["model.reference_path"] and flat["loss.name"] == "sft":
+        raise UsageError("config key 'model.reference_path' is set, but loss.name='sft' has no reference; remove it")
+    row_length, longest = flat["batch.row_length"], 2 * flat["data.max_length"]
+    if row_length is not None and row_length < longest:
+        raise UsageError(
+            f"batch.row_length={row_length} cannot hold the longest possible pair (2 * data.max_length = {longest} tokens); "
+            "raise it or lower data.max_length"
+        )
+    if flat["batch.layout"] == "plain" and flat["batch.rows"] % 2:
+        raise UsageError(f"batch.rows={flat['batch.rows']} is odd, but the plain layout gives every pair two rows")
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = ""):
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

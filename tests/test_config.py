@@ -1,0 +1,122 @@
+"""Configs: every default in one place, names and ranges checked, an ignored option refused (P-28, P-58)."""
+
+import dataclasses
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from safedpo_jax import config
+from safedpo_jax.checks import UsageError
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+
+
+def valid():
+    values = config.default()
+    values.data.train, values.model.path, values.steps = "train.jsonl", "model", 10
+    return values
+
+
+def test_round_trip_through_the_config_dict():
+    built = config.from_config_dict(valid())
+    assert built == config.from_config_dict(config.to_config_dict(built))
+    assert built.optimizer == config.Optimizer()
+
+
+def test_built_config_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.from_config_dict(valid()).seed = 1
+
+
+def test_unknown_key_names_the_nearest():
+    values = valid().to_dict()
+    values["loss"]["betta"] = 0.1
+    with pytest.raises(UsageError, match=r"loss\.betta.*did you mean 'beta'"):
+        config.from_config_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("seed", "zero", "seed.*must be int.*'zero'"),
+        ("steps", 0, "steps.*positive.*0"),
+        ("steps", True, "steps.*must be int"),
+        ("epochs", 0.0, "epochs.*positive"),
+        ("reference", "chached", "reference.*'in_step'.*did you mean 'cached'"),
+        ("reference_cache", "somewhere", "reference_cache.*does not read"),
+        ("data.train", "", r"data\.train.*empty"),
+        ("data.truncation", "right", r"data\.truncation.*'drop'"),
+        ("data.max_vanished", 1.5, r"share.*\[0, 1\]"),
+        ("model.preset", "tiny", "exactly one of model.path and model.preset"),
+        ("optimizer.b2", 1.0, r"optimizer\.b2.*\[0, 1\)"),
+        ("optimizer.weight_decay", -0.1, "must not be negative"),
+        ("loss.beta", 0.0, r"loss\.beta.*positive"),
+        ("loss.beta", -0.1, r"loss\.beta.*positive"),
+        ("loss.delta", -1.0, r"loss\.delta.*negative"),
+        ("loss.name", "safe_dpo", "did you mean 'safedpo'"),
+        ("batch.row_length", 600, r"600 cannot hold the longest possible pair .*1024"),
+        ("batch.layout", "packed", "'shared', 'plain'"),
+    ],
+)
+def test_values_that_cannot_work_are_refused(key, value, sentence):
+    values = valid().to_dict()
+    section = values
+    for part in key.split(".")[:-1]:
+        section = section[part]
+    section[key.split(".")[-1]] = value
+    with pytest.raises(UsageError, match=sentence):
+        config.from_config_dict(values)
+
+
+def test_p28_a_hyperparameter_the_loss_ignores_is_refused():
+    values = valid()
+    values.loss.name, values.loss.delta = "dpo", 1.0
+    with pytest.raises(UsageError, match=r"loss\.delta=1\.0.*'dpo' does not read it"):
+        config.from_config_dict(values)
+
+
+def test_loss_defaults_are_the_papers_and_can_be_overridden():
+    assert config.loss_hyperparameters(config.Loss("safedpo")) == {"beta": 0.1, "delta": 10.0}
+    assert config.loss_hyperparameters(config.Loss("safedpo", delta=2.0)) == {"beta": 0.1, "delta": 2.0}
+
+
+def test_every_hyperparameter_of_every_objective_has_a_default_and_a_key():
+    from safedpo_jax import losses
+
+    assert set(config.LOSS_DEFAULTS) == set(losses.OBJECTIVES)
+    keys = {field.name for field in dataclasses.fields(config.Loss)}
+    for name, objective in losses.OBJECTIVES.items():
+        assert set(config.LOSS_DEFAULTS[name]) == set(objective.hyperparameters)
+        assert set(objective.hyperparameters) <= keys
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_config_file_builds_and_says_how_to_run_it(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    values = module.get_config()
+    values.data.train, values.model.path = values.data.train or "train.jsonl", "model"
+    built = config.from_config_dict(values)
+    assert f"--config configs/{path.name}" in module.__doc__
+    assert built.loss.name in config.LOSS_DEFAULTS
+
+
+def test_the_7b_config_holds_the_papers_values():
+    path = next(path for path in CONFIGS if path.stem == "safedpo_llama7b")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    values = module.get_config()
+    values.model.path = "model"
+    built = config.from_config_dict(values)
+    assert config.loss_hyperparameters(built.loss) == {"beta": 0.1, "delta": 10.0}
+    assert (built.epochs, built.optimizer.learning_rate, built.optimizer.schedule, built.optimizer.warmup_ratio) == (
+        3.0,
+        1e-6,
+        "cosine",
+        0.03,
+    )
+    assert (built.optimizer.weight_decay, built.optimizer.b1, built.optimizer.b2, built.optimizer.clip_norm) == (0.05, 0.9, 0.95, 1.0)
+    assert (built.data.max_length, built.model.compute_dtype, built.batch.pairs) == (512, "bfloat16", 64)
