@@ -1,0 +1,198 @@
+"""What a preference model has learned, as totals to be added over batches and hosts: rewards, accuracies, drift from the reference.
+
+"chosen" in the name of a metric is the response the loss trains towards. If the loss puts pairs in safety order itself (SafeDPO), that is
+the safe response of a mixed pair whichever column it stands in, and both-unsafe pairs have weight 0; so data that was put in safety order
+beforehand and data that was not give the same metrics.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int, Num
+
+from safedpo_jax import checks, losses
+from safedpo_jax.losses import Total
+from safedpo_jax.losses.inputs import Array, Scalar, flags, log_probs
+from safedpo_jax.structs import PairBatch
+
+Metrics = dict[str, Total]
+TIE = 0.5
+"""Accuracy of a pair whose two implicit rewards are equal. Before the first update every pair ties, so accuracies start at chance
+level, and mirroring a pair always turns accuracy a into 1 - a. (TRL counts a tie as 0.)"""
+
+
+def preference_metrics(
+    policy_chosen_logps: Float[Array, "*batch"],
+    policy_rejected_logps: Float[Array, "*batch"],
+    reference_chosen_logps: Float[Array, "*batch"] | None,
+    reference_rejected_logps: Float[Array, "*batch"] | None,
+    *,
+    chosen_unsafe: Bool[Array, "*batch"],
+    rejected_unsafe: Bool[Array, "*batch"],
+    helpful: Int[Array, "*batch"],
+    weight: Float[Array, "*batch"],
+    beta: Scalar = 1.0,
+    reorders: bool = False,
+    groups: Int[Array, "*batch"] | None = None,
+    num_groups: int = 0,
+) -> Metrics:
+    """Metrics of labelled pairs; names shared with TRL mean the same.
+
+    Without a reference there are no implicit rewards, and only `logps/...` and `pairs/...` are returned.
+
+        rewards/chosen, rewards/rejected   beta * (log pi - log ref) of the trained winner and loser, in logits
+        rewards/margins                    their difference
+        rewards/accuracies                 share of pairs whose trained winner has the higher reward; a tie counts `TIE`
+        accuracy/helpful                   the same for the annotator's helpfulness label, over labelled pairs
+        accuracy/safe_wins                 the same for the safe response, over mixed pairs
+        drift/chosen, drift/rejected       log pi - log ref in nats; a falling drift/chosen is likelihood displacement
+        logps/chosen, logps/rejected       log pi in nats
+        pairs/mixed                        share of trained pairs with exactly one unsafe response
+        pairs/swapped                      share of trained pairs whose trained loser is the annotator's more helpful response
+        pairs/dropped                      share of all pairs that have no weight because both responses are unsafe
+
+    Args:
+      policy_chosen_logps, ..., reference_rejected_logps: summed log-probs in nats, as the loss takes them.
+      chosen_unsafe, rejected_unsafe: True = unsafe.
+      helpful: +1 if `chosen` is the annotator's more helpful response, -1 if `rejected` is, 0 if not labelled.
+      weight: weight of each pair; entries of weight 0 (empty slots) are not read, even if NaN.
+      beta: the loss's beta, the scale of rewards.
+      reorders: True if the loss applies the safety order itself (`Objective.reorders`).
+      groups: index of each pair's source, in [0, num_groups).
+      num_groups: if positive, totals are arrays [num_groups], one entry per source.
+
+    Returns:
+      A `Total` for each name: scalars, or [num_groups].
+
+    Raises:
+      ValueError: arrays differ in shape, or only one reference array is given.
+    """
+    policy = log_probs(
+        "preference_metrics", policy_chosen_logps=policy_chosen_logps, policy_rejected_logps=policy_rejected_logps, weight=weight
+    )
+    chosen, rejected, weight = jax.lax.stop_gradient(policy)
+    unsafe = flags("preference_metrics", chosen_unsafe=chosen_unsafe, rejected_unsafe=rejected_unsafe)
+    labels = jnp.asarray(helpful)
+    checks.same_shape("preference_metrics", weight=weight, chosen_unsafe=unsafe[0], helpful=labels)
+    swap, mixed, keep = losses.safety_order(*unsafe)
+    if not reorders:
+        swap, keep = jnp.zeros_like(swap), jnp.ones_like(keep)
+    trained = jnp.where(keep, weight, 0)
+    labels = jnp.where(swap, -labels, labels)
+    direction = jnp.where(jnp.where(swap, unsafe[1], unsafe[0]), -1, 1)  # +1: the trained winner is the safe one (read in mixed pairs)
+
+    terms: dict[str, tuple[jax.Array, jax.Array]] = {
+        "logps/chosen": (jnp.where(swap, rejected, chosen), trained),
+        "logps/rejected": (jnp.where(swap, chosen, rejected), trained),
+        "pairs/mixed": (_as(mixed, weight), trained),
+        "pairs/swapped": (_as(labels < 0, weight), trained),
+        "pairs/dropped": (_as(~keep, weight), weight),
+    }
+    if (reference_chosen_logps is None) != (reference_rejected_logps is None):
+        raise ValueError("preference_metrics needs both reference arrays or neither.")
+    if reference_chosen_logps is not None:
+        reference = log_probs(
+            "preference_metrics",
+            reference_chosen_logps=reference_chosen_logps,
+            reference_rejected_logps=reference_rejected_logps,
+            weight=weight,
+        )
+        drift = chosen - reference[0], rejected - reference[1]
+        winner, loser = jnp.where(swap, drift[1], drift[0]), jnp.where(swap, drift[0], drift[1])
+        gap, scale = winner - loser, jnp.asarray(beta, winner.dtype)
+        terms |= {
+            "rewards/chosen": (scale * winner, trained),
+            "rewards/rejected": (scale * loser, trained),
+            "rewards/margins": (scale * gap, trained),
+            "rewards/accuracies": (_wins(gap), trained),
+            "accuracy/helpful": (_wins(gap * _as(labels, gap)), jnp.where(labels != 0, trained, 0)),
+            "accuracy/safe_wins": (_wins(gap * _as(direction, gap)), jnp.where(mixed != 0, trained, 0)),
+            "drift/chosen": (winner, trained),
+            "drift/rejected": (loser, trained),
+        }
+    return {name: group_sum(values, weights, groups, num_groups) for name, (values, weights) in terms.items()}
+
+
+def batch_metrics(
+    objective: losses.Objective,
+    policy_logps: tuple[Array, Array],
+    reference_logps: tuple[Array, Array] | None,
+    batch: PairBatch,
+    values: Float[Array, "*batch"],
+    weights: Float[Array, "*batch"],
+    *,
+    beta: Scalar | None = None,
+    groups: int = 0,
+) -> Metrics:
+    """Metrics of a packed batch under an objective: its loss, and for pairs everything in `preference_metrics`.
+
+    Args:
+      objective: row of `losses.OBJECTIVES`.
+      policy_logps: (chosen, rejected) with the shape of `batch.weight`.
+      reference_logps: the same of the reference, or None.
+      batch: labels.
+      values: unreduced losses, as `losses.pair_loss` returned them.
+      weights: their weights, from the same call.
+      beta: the loss's beta; None (a loss without one) gives rewards in nats.
+      groups: number of sources; if positive, every total is an array [groups] indexed by `batch.group`.
+
+    Returns:
+      A `Total` for each name; "loss" is among them. For single responses (SFT) there is "nll" in nats per token instead of pair metrics.
+    """
+    index = batch.group if groups else None
+    metrics = {"loss": group_sum(values, weights, index, groups)}
+    if not objective.pairs:
+        return metrics | {"nll": token_nll(policy_logps[0], losses.pair_counts(batch)[0], batch.weight, index, groups)}
+    return metrics | preference_metrics(
+        *policy_logps,
+        *(reference_logps or (None, None)),
+        chosen_unsafe=batch.chosen_unsafe,
+        rejected_unsafe=batch.rejected_unsafe,
+        helpful=batch.helpful,
+        weight=batch.weight,
+        beta=1.0 if beta is None else beta,
+        reorders=objective.reorders,
+        groups=index,
+        num_groups=groups,
+    )
+
+
+def token_nll(
+    logps: Float[Array, "*batch"],
+    tokens: Num[Array, "*batch"],
+    weight: Float[Array, "*batch"],
+    groups: Int[Array, "*batch"] | None = None,
+    num_groups: int = 0,
+) -> Total:
+    """(nats, tokens) of responses: `losses.mean` of it is the negative log-likelihood per token, and exp of that the perplexity.
+
+    Args:
+      logps: summed log-probs of the responses, nats.
+      tokens: their numbers of scored tokens.
+      weight: weight of each response; entries of weight 0 are not read.
+      groups, num_groups: as in `preference_metrics`.
+    """
+    scores, weight = log_probs("token_nll", logps=logps, weight=weight)
+    scored = jnp.asarray(tokens).astype(weight.dtype)
+    checks.same_shape("token_nll", logps=scores, tokens=scored)
+    return Total(group_sum(-scores, weight, groups, num_groups).total, group_sum(scored, weight, groups, num_groups).total)
+
+
+def group_sum(
+    values: Float[Array, "*batch"], weights: Float[Array, "*batch"], groups: Int[Array, "*batch"] | None, num_groups: int
+) -> Total:
+    """`losses.weighted_sum`, or with groups one total for each as arrays [num_groups]. An index outside [0, num_groups) counts nowhere."""
+    if groups is None or num_groups == 0:
+        return losses.weighted_sum(values, weights)
+    member = jax.nn.one_hot(jnp.asarray(groups), num_groups, dtype=jnp.bool_)
+    return jax.vmap(lambda own: losses.weighted_sum(values, jnp.where(own, weights, 0)), in_axes=-1)(member)
+
+
+def _wins(gap: jax.Array) -> jax.Array:
+    """1 where positive, `TIE` where zero, 0 where negative (or NaN)."""
+    return jnp.where(gap > 0, 1, jnp.where(gap == 0, TIE, 0)).astype(gap.dtype)
+
+
+def _as(array: Array, like: Any) -> jax.Array:
+    return jnp.asarray(array).astype(like.dtype)

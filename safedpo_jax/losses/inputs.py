@@ -1,0 +1,82 @@
+"""What every loss accepts, and the guards all of them share.
+
+Losses take JAX or numpy arrays (`Array`) of one shape and Python numbers or 0-d arrays (`Scalar`) as hyper-parameters. Arrays are converted
+once, here; nothing is broadcast. Hyper-parameters are cast to the log-probs' dtype, so a loss returns the dtype it was given.
+"""
+
+import math
+import numbers
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from safedpo_jax import checks
+
+Array = jax.Array | np.ndarray
+Scalar = float | int | np.floating | Float[Array, ""]
+
+
+def log_probs(function: str, **arrays: Any) -> tuple[jax.Array, ...]:
+    """JAX versions of floating-point arrays of one shape, in the order given.
+
+    Raises:
+      ValueError: the shapes differ.
+      TypeError: an array is not floating point.
+    """
+    converted = {name: jnp.asarray(array) for name, array in arrays.items()}
+    checks.same_shape(function, **converted)
+    checks.floating(function, **converted)
+    return tuple(converted.values())
+
+
+def flags(function: str, **arrays: Any) -> tuple[jax.Array, ...]:
+    """JAX versions of boolean arrays of one shape, in the order given.
+
+    Raises:
+      ValueError: the shapes differ.
+      TypeError: an array is not boolean. Integers are refused, since 1 may mean safe or unsafe and `~1` is -2.
+    """
+    converted = {name: jnp.asarray(array) for name, array in arrays.items()}
+    checks.same_shape(function, **converted)
+    for name, array in converted.items():
+        if array.dtype != jnp.bool_:
+            raise TypeError(f"{function} needs boolean {name} (True = unsafe), got {array.dtype}; convert it where its meaning is known.")
+    return tuple(converted.values())
+
+
+def counts(function: str, like: jax.Array, **arrays: Any) -> tuple[jax.Array, ...]:
+    """Token counts (integer or float) in the dtype of `like`, whose shape they must have."""
+    converted = {name: jnp.asarray(array) for name, array in arrays.items()}
+    checks.same_shape(function, logps=like, **converted)
+    return tuple(array.astype(like.dtype) for array in converted.values())
+
+
+def positive(function: str, dtype: Any, **value: Any) -> jax.Array:
+    """One hyper-parameter that must be > 0 (traced values are not looked at)."""
+    return _number(function, dtype, value, "a finite number > 0", lambda number: number > 0)
+
+
+def nonnegative(function: str, dtype: Any, **value: Any) -> jax.Array:
+    """One hyper-parameter that must be >= 0 (traced values are not looked at)."""
+    return _number(function, dtype, value, "a finite number >= 0", lambda number: number >= 0)
+
+
+def smoothing(function: str, dtype: Any, **value: Any) -> jax.Array:
+    """One probability of a wrong label, 0 <= value < 1/2 (traced values are not looked at)."""
+    return _number(function, dtype, value, "a number with 0 <= number < 0.5", lambda number: 0 <= number < 0.5)
+
+
+def _number(function: str, dtype: Any, named: dict[str, Any], requirement: str, valid: Any) -> jax.Array:
+    """The value as an array of `dtype`; Python and numpy numbers are checked first.
+
+    Raises:
+      UsageError: the value is out of range; the sentence names it.
+    """
+    ((name, value),) = named.items()
+    concrete = isinstance(value, numbers.Real | np.ndarray)
+    if concrete and not (math.isfinite(value) and valid(value)):
+        raise checks.UsageError(f"{function} needs {requirement} for {name}, got {name}={value}.")
+    return jnp.asarray(float(value) if concrete else value).astype(dtype)

@@ -1,0 +1,124 @@
+"""The log-prob primitive: hidden states and a head matrix in, log-probs of the target tokens out, never [batch, time, vocab]."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int
+
+from safedpo_jax import checks
+from safedpo_jax.losses.inputs import Array
+from safedpo_jax.losses.reduction import accumulation_dtype
+
+
+def token_logps(
+    hidden: Float[Array, "batch time features"],
+    head: Float[Array, "features vocab"],
+    targets: Int[Array, "batch time"],
+    *,
+    chunk_size: int,
+    mask: Bool[Array, "batch time"] | None = None,
+    row_shards: int = 1,
+) -> Float[Array, "batch time"]:
+    """Log-softmax of `hidden @ head` at `targets`, computed in float32 whatever the inputs' precision.
+
+    Time is cut into chunks; a chunk's logits live only while it is processed and are computed again in the backward pass. With a mask,
+    the scored positions of each row are first moved together, and chunks in which no row has any are skipped: the cost follows the row
+    with the most scored tokens, not the length of the rows. Rows may be sharded over devices, and so may the head's vocabulary.
+
+    Products of bfloat16 inputs are accumulated in float32; float32 products follow `jax.default_matmul_precision`. The gradient of `head`
+    is summed over chunks in float32.
+
+    Args:
+      hidden: final hidden states; position t predicts `targets[:, t]` (targets are already shifted).
+      head: output embedding, without bias. If its dtype is not that of `hidden`, the wider of the two is used.
+      targets: token ids. A scored target outside the vocabulary gives NaN, never a number that looks like a log-prob.
+      chunk_size: positions per chunk; memory grows with batch * chunk_size * vocab.
+      mask: True at positions to score; None scores all. What `hidden` and `targets` hold elsewhere is not read, even if it is NaN.
+      row_shards: number of devices that rows are sharded over. It changes no number: the head (and its gradient) crosses those devices
+        once per call instead of once per chunk. Must divide the batch.
+
+    Returns:
+      log p(target) in nats, float32 (float64 if the inputs are); exactly 0, with zero gradient, where the mask is False.
+
+    Raises:
+      ValueError: the shapes do not fit, `chunk_size` is less than 1, or `row_shards` does not divide the batch.
+      TypeError: `hidden` or `head` is not floating point, or `mask` is not boolean.
+    """
+    hidden, head, targets = jnp.asarray(hidden), jnp.asarray(head), jnp.asarray(targets).astype(jnp.int32)
+    mask = None if mask is None else jnp.asarray(mask)
+    _check(hidden, head, targets, mask, chunk_size, row_shards)
+    batch, time, _ = hidden.shape
+    if 0 in (batch, time):
+        return jnp.zeros((batch, time), accumulation_dtype(jnp.result_type(hidden)))
+    if mask is None:
+        return _chunked(hidden, head, targets, jnp.ones((batch, time), bool), chunk_size, row_shards)
+    order = jnp.argsort(~mask, axis=1, stable=True)
+    valid = jnp.arange(time)[None, :] < jnp.sum(mask, axis=1, keepdims=True)
+    hidden = jnp.take_along_axis(hidden, order[:, :, None], axis=1)
+    logps = _chunked(hidden, head, jnp.take_along_axis(targets, order, axis=1), valid, chunk_size, row_shards)
+    place = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)
+    return jnp.where(mask, jnp.take_along_axis(logps, place, axis=1), 0)
+
+
+def _chunked(hidden: jax.Array, head: jax.Array, targets: jax.Array, valid: jax.Array, chunk_size: int, row_shards: int) -> jax.Array:
+    """Log-probs [batch, time]; 0 where not `valid`."""
+    batch, time = targets.shape
+    size = min(chunk_size, time)
+    chunks = -(-time // size)
+    wide = jnp.float64 if jnp.float64 in (hidden.dtype, head.dtype) else jnp.float32
+    compute = hidden.dtype if hidden.dtype == head.dtype else wide
+    hidden = jnp.where(valid[:, :, None], hidden, 0).astype(compute)
+
+    def split(array: jax.Array) -> jax.Array:
+        padded = jnp.pad(array, [(0, 0), (0, chunks * size - time)] + [(0, 0)] * (array.ndim - 2))
+        return jnp.moveaxis(padded.reshape((batch, chunks, size, *array.shape[2:])), 1, 0)
+
+    # Wide outside the loop so that the head's gradient is summed over chunks in float32; XLA hoists the cast back and folds the two.
+    # One copy for each shard of rows, so that the loop adds local gradients and the sum over devices comes once, after it.
+    weights = jnp.broadcast_to(head.astype(wide), (row_shards, *head.shape))
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def body(carry: None, chunk: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[None, jax.Array]:
+        # The outer checkpoint keeps the loop from storing logits; this one keeps a skipped chunk from filling zeros in their place.
+        score = jax.checkpoint(functools.partial(_score, dtype=wide), prevent_cse=False)
+        skip = functools.partial(_skip, dtype=wide)
+        return carry, jax.lax.cond(jnp.any(chunk[2]), score, skip, chunk[0], weights.astype(compute), *chunk[1:])
+
+    _, logps = jax.lax.scan(body, None, (split(hidden), split(targets), split(valid)))
+    return jnp.moveaxis(logps, 0, 1).reshape(batch, chunks * size)[:, :time]
+
+
+def _score(hidden: jax.Array, head: jax.Array, targets: jax.Array, valid: jax.Array, *, dtype: Any) -> jax.Array:
+    """Log-probs [batch, chunk] of one chunk, in `dtype`; head [row_shards, features, vocab]."""
+    shards, features, size = head.shape
+    logits = jax.lax.dot_general(hidden.reshape(shards, -1, features), head, (((2,), (1,)), ((0,), (0,))), preferred_element_type=dtype)
+    logits = logits.reshape(*targets.shape, size)
+    vocab = jax.lax.broadcasted_iota(targets.dtype, logits.shape, 2)
+    # A comparison instead of a gather: its gradient is no scatter, and with the vocabulary sharded one number per token travels.
+    at_target = jnp.sum(jnp.where(vocab == targets[:, :, None], logits, 0), axis=-1)
+    logps = at_target - jax.nn.logsumexp(logits, axis=-1)
+    known = (targets >= 0) & (targets < logits.shape[-1])
+    return jnp.where(valid, jnp.where(known, logps, jnp.nan), 0)
+
+
+def _skip(hidden: jax.Array, head: jax.Array, targets: jax.Array, valid: jax.Array, *, dtype: Any) -> jax.Array:
+    """What `_score` gives for a chunk without a scored position."""
+    return jnp.zeros(targets.shape, dtype)
+
+
+def _check(hidden: jax.Array, head: jax.Array, targets: jax.Array, mask: jax.Array | None, chunk_size: int, row_shards: int) -> None:
+    if chunk_size < 1:
+        raise ValueError(f"token_logps needs chunk_size >= 1, got {chunk_size}.")
+    if hidden.ndim != 3 or head.ndim != 2 or hidden.shape[2] != head.shape[0]:
+        raise ValueError(f"token_logps needs hidden [batch, time, features] and head [features, vocab], got {hidden.shape}, {head.shape}.")
+    if row_shards < 1 or hidden.shape[0] % row_shards:
+        raise ValueError(f"token_logps needs a batch of a multiple of row_shards={row_shards} rows, got {hidden.shape[0]}.")
+    checks.floating("token_logps", hidden=hidden, head=head)
+    rows = {"targets": targets} if mask is None else {"targets": targets, "mask": mask}
+    if any(array.shape != hidden.shape[:2] for array in rows.values()):
+        listing = ", ".join(f"{name} {array.shape}" for name, array in rows.items())
+        raise ValueError(f"token_logps needs one entry per position of hidden {hidden.shape}, got {listing}.")
+    if mask is not None and mask.dtype != jnp.bool_:
+        raise TypeError(f"token_logps needs a boolean mask, got {mask.dtype}.")

@@ -1,0 +1,146 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from safedpo_jax import losses
+from safedpo_jax.checks import UsageError, UserError
+from safedpo_jax.losses import OBJECTIVES, Objective, check_hyperparameters, find_objective, mean, pair_loss, pair_weights, weighted_sum
+from safedpo_jax.structs import PairBatch
+
+
+@pytest.fixture
+def packed(s4):
+    """S4 in the plain layout with token rows of the right number of scored tokens, plus an empty fifth slot; SD-1's labels."""
+    counts = np.stack([s4.chosen_tokens, s4.rejected_tokens], 1).reshape(-1)
+    mask = np.arange(12)[None] < np.append(counts, [0, 0])[:, None]
+    tokens = np.zeros(mask.shape, np.int32)
+
+    def slots(values, empty):
+        return np.append(values, empty)[:, None]
+
+    return PairBatch(
+        tokens,
+        tokens,
+        tokens,
+        tokens,
+        mask,
+        weight=slots(np.ones(4, np.float32), np.float32(0)),
+        chosen_unsafe=slots(s4.labels[0], False),
+        rejected_unsafe=slots(s4.labels[1], False),
+        helpful=slots([1, 1, 1, 1], 0),
+        example_id=slots([0, 1, 2, 3], -1),
+        group=slots([0, 0, 1, 1], 0),
+    )
+
+
+@pytest.fixture
+def logps(s4):
+    """((chosen, rejected) of the policy, of the reference), float32 [5, 1]; the empty slot holds NaN and infinity."""
+    arrays = [
+        jnp.asarray(np.append(values, rubbish)[:, None], jnp.float32)
+        for values, rubbish in zip(s4.logps, (np.nan, np.inf) * 2, strict=True)
+    ]
+    return (arrays[0], arrays[1]), (arrays[2], arrays[3])
+
+
+def test_the_table_describes_its_functions():
+    for name, objective in OBJECTIVES.items():
+        assert objective.name == name
+        assert objective.citation
+        assert objective.formula
+        assert getattr(losses, name) is objective.function
+    assert OBJECTIVES["safedpo"].hyperparameters == ("beta", "delta")
+    assert OBJECTIVES["safedpo"].required == ("beta", "delta")
+    assert OBJECTIVES["safedpo"].arrays == ("chosen_unsafe", "rejected_unsafe")
+    assert OBJECTIVES["safedpo"].ordering == "safety"
+    assert OBJECTIVES["dpo"].hyperparameters == ("beta", "label_smoothing")
+    assert OBJECTIVES["dpo"].required == ("beta",)
+    assert (OBJECTIVES["dpo"].arrays, OBJECTIVES["dpo"].reference, OBJECTIVES["dpo"].pairs) == ((), True, True)
+    assert (OBJECTIVES["sft"].arrays, OBJECTIVES["sft"].reference, OBJECTIVES["sft"].pairs) == (("chosen_tokens",), False, False)
+    assert (OBJECTIVES["dpo"].ordering, OBJECTIVES["dpo"].reorders, OBJECTIVES["safedpo"].reorders) == ("helpful", False, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "hyper", "expected"),
+    [
+        pytest.param("safedpo", {"beta": 0.1, "delta": 2.0}, 1.62045386, id="SD-1"),
+        pytest.param("dpo", {"beta": 0.1}, 0.686412093, id="DF-sigmoid"),
+        pytest.param("dpo", {"beta": 0.1, "label_smoothing": 0.1}, 0.688912093, id="DF-cdpo"),
+        pytest.param("sft", {}, 1.94827586, id="DF-sft-token-mean"),
+    ],
+)
+def test_p47_p74_batch_means_on_s4_ignore_the_empty_slot_in_value_and_gradient(packed, logps, name, hyper, expected):
+    objective = OBJECTIVES[name]
+
+    def loss(policy):
+        return mean(weighted_sum(*pair_loss(objective, policy, logps[1] if objective.reference else None, packed, **hyper)))
+
+    value, slopes = jax.value_and_grad(loss)(logps[0])
+    np.testing.assert_allclose(value, expected, rtol=2e-6)
+    for slope in slopes:
+        assert np.isfinite(slope).all()
+        np.testing.assert_array_equal(slope[4], 0.0)
+
+
+def test_weights_are_kept_pairs_or_tokens(packed):
+    np.testing.assert_array_equal(pair_weights(OBJECTIVES["dpo"], packed)[:, 0], [1, 1, 1, 1, 0])
+    np.testing.assert_array_equal(pair_weights(OBJECTIVES["safedpo"], packed)[:, 0], [1, 1, 1, 0, 0])
+    np.testing.assert_array_equal(pair_weights(OBJECTIVES["sft"], packed)[:, 0], [6, 10, 5, 8, 0])
+    halved = packed._replace(weight=packed.weight / 2)
+    np.testing.assert_array_equal(pair_weights(OBJECTIVES["sft"], halved)[:, 0], [3, 5, 2.5, 4, 0])
+
+
+def test_a_batch_of_numpy_or_jax_arrays_gives_the_same(packed, logps):
+    hyper = {"beta": 0.1, "delta": 2.0}
+    eager = pair_loss(OBJECTIVES["safedpo"], *logps, packed, **hyper)
+    traced = jax.jit(lambda batch: pair_loss(OBJECTIVES["safedpo"], *logps, batch, **hyper))(packed)
+    for ours, theirs in zip(eager, traced, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+def test_p28_options_an_objective_would_ignore_are_refused(packed, logps):
+    with pytest.raises(UsageError, match="'sft' does not read beta"):
+        pair_loss(OBJECTIVES["sft"], logps[0], None, packed, beta=0.1)
+    with pytest.raises(UsageError, match=r"'dpo' does not read delta .it reads beta, label_smoothing"):
+        check_hyperparameters(OBJECTIVES["dpo"], ["beta", "delta"])
+    with pytest.raises(UsageError, match=r"does not read betta .*did you mean 'beta'"):
+        check_hyperparameters(OBJECTIVES["safedpo"], ["betta", "delta"])
+
+
+def test_missing_hyperparameters_are_named():
+    with pytest.raises(UsageError, match="'safedpo' needs a value for beta, delta"):
+        check_hyperparameters(OBJECTIVES["safedpo"], [])
+    check_hyperparameters(OBJECTIVES["dpo"], ["beta"])
+
+
+def test_p44_missing_arrays_are_named(packed, logps):
+    with pytest.raises(UserError, match="'dpo' needs reference_chosen_logps, which was not given: run the reference model"):
+        pair_loss(OBJECTIVES["dpo"], logps[0], None, packed, beta=0.1)
+
+    def costly(policy_chosen_logps, chosen_cost, *, beta):
+        return beta * policy_chosen_logps
+
+    objective = Objective("costly", costly, citation="none", formula="none")
+    with pytest.raises(UserError, match="'costly' needs chosen_cost, which this batch does not carry"):
+        pair_loss(objective, logps[0], None, packed, beta=0.1)
+
+
+def test_arrays_of_another_shape_are_refused(packed, logps):
+    policy = logps[0][0][:, 0], logps[0][1][:, 0]
+    with pytest.raises(ValueError, match=r"objective 'dpo'.*weight \(5, 1\), policy_chosen_logps \(5,\)"):
+        pair_loss(OBJECTIVES["dpo"], policy, logps[1], packed, beta=0.1)
+
+
+def test_unknown_objectives_name_the_nearest():
+    assert find_objective("dpo") is OBJECTIVES["dpo"]
+    with pytest.raises(UsageError, match="'safdpo'; did you mean 'safedpo'"):
+        find_objective("safdpo")
+
+
+def test_rows_are_immutable_and_hashable():
+    assert hash(OBJECTIVES["dpo"]) != hash(OBJECTIVES["sft"])
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        OBJECTIVES["dpo"].name = "other"
