@@ -1,0 +1,69 @@
+"""From rows in any source to packed batches; numpy and plain Python, no jax."""
+
+from safedpo_jax.data.examples import TokenizedExamples as TokenizedExamples
+from safedpo_jax.data.examples import concatenate as concatenate
+from safedpo_jax.data.ordering import OrderedPair as OrderedPair
+from safedpo_jax.data.ordering import order_pairs as order_pairs
+from safedpo_jax.data.ordering import survey as survey
+from safedpo_jax.data.packing import BatchPlan as BatchPlan
+from safedpo_jax.data.packing import pack_pairs as pack_pairs
+from safedpo_jax.data.packing import packing_counts as packing_counts
+from safedpo_jax.data.packing import pair_costs as pair_costs
+from safedpo_jax.data.packing import plan_batch as plan_batch
+from safedpo_jax.data.pipeline import Pipeline as Pipeline
+from safedpo_jax.data.records import Message as Message
+from safedpo_jax.data.records import PairRecord as PairRecord
+from safedpo_jax.data.records import Prompt as Prompt
+from safedpo_jax.data.records import SftRecord as SftRecord
+from safedpo_jax.data.report import OrderingReport as OrderingReport
+from safedpo_jax.data.report import PairCounts as PairCounts
+from safedpo_jax.data.rules import ORDERINGS as ORDERINGS
+from safedpo_jax.data.sources import load_pairs as load_pairs
+from safedpo_jax.data.sources import load_sft as load_sft
+from safedpo_jax.data.supervised import SftReport as SftReport
+from safedpo_jax.data.supervised import select_sft as select_sft
+from safedpo_jax.data.sweep import pack_all as pack_all
+from safedpo_jax.data.sweep import pack_eval as pack_eval
+from safedpo_jax.data.tokenization import TokenizationReport as TokenizationReport
+from safedpo_jax.data.tokenization import encode_prompts as encode_prompts
+from safedpo_jax.data.tokenization import tokenize_pairs as tokenize_pairs
+from safedpo_jax.data.tokenization import tokenize_sft as tokenize_sft
+from safedpo_jax.data.tokenizers import check_vocabulary as check_vocabulary
+from safedpo_jax.data.tokenizers import load_tokenizer as load_tokenizer
+from safedpo_jax.data.tokenizers import tokenizer_fingerprint as tokenizer_fingerprint
+from safedpo_jax.data.tokenizers import vocabulary_size as vocabulary_size
+
+__all__ = [
+    "ORDERINGS",
+    "BatchPlan",
+    "Message",
+    "OrderedPair",
+    "OrderingReport",
+    "PairCounts",
+    "PairRecord",
+    "Pipeline",
+    "Prompt",
+    "SftRecord",
+    "SftReport",
+    "TokenizationReport",
+    "TokenizedExamples",
+    "check_vocabulary",
+    "concatenate",
+    "encode_prompts",
+    "load_pairs",
+    "load_sft",
+    "load_tokenizer",
+    "order_pairs",
+    "pack_all",
+    "pack_eval",
+    "pack_pairs",
+    "packing_counts",
+    "pair_costs",
+    "plan_batch",
+    "select_sft",
+    "survey",
+    "tokenize_pairs",
+    "tokenize_sft",
+    "tokenizer_fingerprint",
+    "vocabulary_size",
+]

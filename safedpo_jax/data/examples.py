@@ -1,0 +1,165 @@
+"""Tokenized examples as columns: what the packer, the pipeline and the reference cache share."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import SupportsIndex
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int32, Int64
+
+from safedpo_jax.checks import UserError
+
+
+@dataclass(frozen=True, eq=False)
+class TokenizedExamples:
+    """n pairs (or supervised examples, whose rejected response is empty), their tokens end to end in one array.
+
+    Example i is `tokens[bounds[i, 0]:bounds[i, 3]]` = prompt | chosen | rejected, cut at `bounds[i, 1]` and `bounds[i, 2]`. The prompt has
+    at least one token; the response tokens are the scored ones, end-of-sequence included.
+    """
+
+    tokens: Int32[np.ndarray, " total"]
+    bounds: Int64[np.ndarray, "n 4"]
+    chosen_unsafe: Bool[np.ndarray, " n"]
+    rejected_unsafe: Bool[np.ndarray, " n"]
+    helpful: Int32[np.ndarray, " n"]
+    """+1: `chosen` is the annotator's more helpful response, -1: `rejected` is, 0: not labelled."""
+    example_id: Int32[np.ndarray, " n"]
+    """Row of the example in its data set, stable across runs."""
+    group: Int32[np.ndarray, " n"]
+    """Index into `group_names`."""
+    group_names: tuple[str, ...]
+    weight: Float32[np.ndarray, " n"]
+    reference_chosen_logps: Float32[np.ndarray, " n"] | None = None
+    reference_rejected_logps: Float32[np.ndarray, " n"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.bounds)
+
+    @property
+    def lengths(self) -> Int64[np.ndarray, "n 3"]:
+        """Tokens of prompt, chosen and rejected."""
+        return np.diff(self.bounds, axis=1)
+
+    def prompt(self, index: SupportsIndex) -> Int32[np.ndarray, " _"]:
+        """Prompt ids of one example."""
+        return self.tokens[self.bounds[index, 0] : self.bounds[index, 1]]
+
+    def chosen(self, index: SupportsIndex) -> Int32[np.ndarray, " _"]:
+        """Scored ids of the chosen response."""
+        return self.tokens[self.bounds[index, 1] : self.bounds[index, 2]]
+
+    def rejected(self, index: SupportsIndex) -> Int32[np.ndarray, " _"]:
+        """Scored ids of the rejected response; empty in a supervised example."""
+        return self.tokens[self.bounds[index, 2] : self.bounds[index, 3]]
+
+    def take(self, indices: Sequence[int] | np.ndarray) -> "TokenizedExamples":
+        """The examples at `indices`, in that order; repeats are allowed."""
+        chosen = np.asarray(indices, np.int64)
+        sizes = self.bounds[chosen, 3] - self.bounds[chosen, 0]
+        starts = np.cumsum(sizes) - sizes
+        within = np.arange(sizes.sum()) - np.repeat(starts, sizes)
+        columns = {name: values[chosen] for name, values in self._columns().items()}
+        tokens = self.tokens[np.repeat(self.bounds[chosen, 0], sizes) + within]
+        bounds = self.bounds[chosen] - self.bounds[chosen, :1] + starts[:, None]
+        return dataclasses.replace(self, tokens=tokens, bounds=bounds, **columns)
+
+    def _columns(self) -> dict[str, np.ndarray]:
+        """The per-example arrays that are present."""
+        skipped = {"tokens", "bounds", "group_names"}
+        columns = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in skipped}
+        return {name: values for name, values in columns.items() if values is not None}
+
+    def response_keys(self) -> tuple[list[bytes], list[bytes]]:
+        """A 16-byte key per chosen and per rejected response: a digest of prompt length, prompt ids and response ids.
+
+        It fixes the tokens and the mask, so a log-prob stored under it stays right in whatever order or pairing the response returns.
+        """
+
+        def key(index: int, response: np.ndarray) -> bytes:
+            prompt = np.ascontiguousarray(self.prompt(index))
+            content = len(prompt).to_bytes(8, "little") + prompt.tobytes() + np.ascontiguousarray(response).tobytes()
+            return hashlib.blake2b(content, digest_size=16).digest()
+
+        rows = range(len(self))
+        return [key(i, self.chosen(i)) for i in rows], [key(i, self.rejected(i)) for i in rows]
+
+    def fingerprint(self) -> str:
+        """Hex digest of tokens, labels, ids, sources and weights, reference log-probs aside: the same data has the same one."""
+        digest = hashlib.blake2b(digest_size=16)
+        packed = self.take(np.arange(len(self)))  # drop gaps between examples: only content counts
+        digest.update("\0".join(self.group_names).encode())
+        for name, values in {"tokens": packed.tokens, "bounds": packed.bounds, **packed._columns()}.items():
+            if not name.startswith("reference_"):
+                digest.update(name.encode() + np.ascontiguousarray(values).tobytes())
+        return digest.hexdigest()
+
+    def attach_reference(self, logps: Mapping[bytes, float]) -> "TokenizedExamples":
+        """A copy with the reference log-probs (nats, summed over response tokens) looked up by `response_keys`.
+
+        Raises:
+          UserError: a response has no value, or a value that is not finite.
+        """
+        chosen_keys, rejected_keys = self.response_keys()
+        pairs = self.lengths[:, 2] > 0
+        needed = chosen_keys + [key for key, pair in zip(rejected_keys, pairs, strict=True) if pair]
+        missing = sum(key not in logps for key in needed)
+        if missing:
+            raise UserError(
+                f"The reference log-probs cover {len(needed) - missing} of {len(needed)} responses; they were computed for other data, "
+                "another tokenizer, template or truncation: precompute them again with this run's data settings."
+            )
+        chosen = np.asarray([logps[key] for key in chosen_keys], np.float32)
+        rejected = np.asarray([logps[key] if pair else 0.0 for key, pair in zip(rejected_keys, pairs, strict=True)], np.float32)
+        broken = int((~np.isfinite(chosen)).sum() + (~np.isfinite(rejected)).sum())
+        if broken:
+            raise UserError(f"{broken} of {len(needed)} reference log-probs are not finite; precompute them again.")
+        return dataclasses.replace(self, reference_chosen_logps=chosen, reference_rejected_logps=rejected)
+
+
+def concatenate(parts: Iterable[TokenizedExamples]) -> TokenizedExamples:
+    """All examples in order; sources of one name become one group. Reference log-probs are kept only if every part has them."""
+    parts = list(parts)
+    if not parts:
+        raise ValueError("concatenate needs at least one TokenizedExamples.")
+    names = tuple(dict.fromkeys(name for part in parts for name in part.group_names))
+    renumber = [np.asarray([names.index(name) for name in part.group_names], np.int32) for part in parts]
+    starts = np.cumsum([0] + [len(part.tokens) for part in parts[:-1]])
+    shared = set.intersection(*[set(part._columns()) for part in parts]) - {"group"}
+    return TokenizedExamples(
+        tokens=np.concatenate([part.tokens for part in parts]),
+        bounds=np.concatenate([part.bounds + start for part, start in zip(parts, starts, strict=True)]),
+        group=np.concatenate([mapping[part.group] for part, mapping in zip(parts, renumber, strict=True)]),
+        group_names=names,
+        **{name: np.concatenate([part._columns()[name] for part in parts]) for name in sorted(shared)},
+    )
+
+
+def from_ids(
+    ids: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    *,
+    chosen_unsafe: Sequence[bool],
+    rejected_unsafe: Sequence[bool],
+    helpful: Sequence[int],
+    example_id: Sequence[int],
+    source: Sequence[str],
+) -> TokenizedExamples:
+    """Columns from (prompt, chosen, rejected) id arrays and their labels; groups are numbered in order of first appearance."""
+    names = tuple(dict.fromkeys(source))
+    number = {name: index for index, name in enumerate(names)}
+    pieces = [np.asarray(piece, np.int32) for example in ids for piece in example]
+    ends = np.cumsum([len(piece) for piece in pieces], dtype=np.int64).reshape(-1, 3)
+    starts = np.concatenate([np.zeros(1, np.int64), ends[:-1, 2]])[: len(ends)]
+    return TokenizedExamples(
+        tokens=np.concatenate([np.zeros(0, np.int32), *pieces]),
+        bounds=np.concatenate([starts[:, None], ends], axis=1),
+        chosen_unsafe=np.asarray(chosen_unsafe, bool),
+        rejected_unsafe=np.asarray(rejected_unsafe, bool),
+        helpful=np.asarray(helpful, np.int32),
+        example_id=np.asarray(example_id, np.int32),
+        group=np.asarray([number[name] for name in source], np.int32),
+        group_names=names,
+        weight=np.ones(len(ids), np.float32),
+    )

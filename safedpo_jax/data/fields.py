@@ -1,0 +1,75 @@
+"""One raw row and typed access to its fields, so that every complaint names the file, the line, the field and the repair."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from safedpo_jax import checks
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A raw row: its fields, where it was read, the name of its source, and its running number (stable example id)."""
+
+    fields: dict[str, Any]
+    where: str
+    source: str
+    number: int
+
+    def error(self, sentence: str) -> checks.UserError:
+        """The error that says `sentence` about this row."""
+        return checks.UserError(f"{self.where}: {sentence}")
+
+    def value(self, name: str) -> Any:
+        """The field's value. A missing field is an error that names the nearest one."""
+        if name not in self.fields:
+            found = ", ".join(self.fields) or "none"
+            raise self.error(f"field '{name}' is missing{checks.nearest(name, self.fields)} (fields of this row: {found})")
+        return self.fields[name]
+
+    def text(self, name: str) -> str:
+        """A string that can be encoded as UTF-8."""
+        return self.checked_text(name, self.value(name))
+
+    def checked_text(self, name: str, value: Any) -> str:
+        """`value`, which is `name` in error sentences, if it is a string that can be encoded as UTF-8."""
+        if not isinstance(value, str):
+            raise self.error(f"field '{name}' must be a string, found {show(value)}; fix or remove the row")
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise self.error(
+                f"field '{name}' holds half of a surrogate pair ({value[error.start]!r} at character {error.start}), "
+                "which no tokenizer can encode; repair the text or remove the row"
+            ) from None
+        return value
+
+    def flag(self, name: str) -> bool:
+        """A real boolean; "true", 0 and 1 are refused because their polarity and meaning would be a guess."""
+        value = self.value(name)
+        if not isinstance(value, bool):
+            raise self.error(f"field '{name}' must be true or false, found {show(value)}; write a JSON boolean (no quotes, no 0/1)")
+        return value
+
+    def response_id(self, name: str) -> int | None:
+        """0, 1 or None (null: nobody said; never read as 0)."""
+        value = self.value(name)
+        if value is None or (type(value) is int and value in (0, 1)):
+            return value
+        raise self.error(f"field '{name}' must be 0, 1 or null, found {show(value)}; null means that nobody labelled the pair")
+
+    def source_name(self) -> str:
+        """The row's own `source` if it has one, else the name of the file or data set."""
+        value = self.fields.get("source")
+        return self.source if value is None else self.checked_text("source", value)
+
+
+def show(value: Any) -> str:
+    """`value` as it stands in the file, with its type, cut to a length fit for a sentence."""
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError):
+        text = repr(value)
+    kinds = {bool: "a boolean", int: "an integer", float: "a number", str: "a string", list: "a list", dict: "an object"}
+    kind = "null" if value is None else kinds.get(type(value), type(value).__name__)
+    return kind if value is None else f"{kind}: {text if len(text) <= 60 else text[:57] + '...'}"

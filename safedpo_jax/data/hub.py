@@ -1,0 +1,131 @@
+"""Rows from named data sets: `tfds:NAME[/CONFIG]:SPLIT[@DATA_DIR]` and `hf:NAME[:CONFIG]:SPLIT[@REVISION]`.
+
+TensorFlow Datasets are read as array_record through `tfds.data_source`, which needs no TensorFlow. Nothing is downloaded from here: a data
+set is prepared once, on purpose. Hugging Face data sets need the `datasets` extra.
+"""
+
+import importlib.util
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from safedpo_jax import checks
+from safedpo_jax.data.files import Located
+
+TFDS = re.compile(r"tfds:(?P<name>[^:@\[\]]+(?::\d+\.\d+\.\d+)?):(?P<split>[^@]+)(?:@(?P<folder>.+))?")
+HF = re.compile(r"hf:(?P<name>[^:@\[\]]+)(?::(?P<config>[^:@\[\]]+))?:(?P<split>[^:@\[\]]+(?:\[[^\]]*\])?)(?:@(?P<revision>.+))?")
+
+
+def is_named(spec: str) -> bool:
+    """Whether the spec names a data set rather than a path."""
+    return spec.startswith(("tfds:", "hf:"))
+
+
+def name_of(spec: str) -> str:
+    """The data set's name in a spec, config included.
+
+    Raises:
+      UsageError: the spec is not well formed.
+    """
+    match = parse_spec(spec)
+    return match["name"]
+
+
+def parse_spec(spec: str) -> dict[str, Any]:
+    """Parts of a spec by name."""
+    pattern, shape = (
+        (TFDS, "tfds:NAME[/CONFIG]:SPLIT[@DATA_DIR]") if spec.startswith("tfds:") else (HF, "hf:NAME[:CONFIG]:SPLIT[@REVISION]")
+    )
+    match = pattern.fullmatch(spec)
+    if match is None:
+        raise checks.UsageError(f"'{spec}' must be written {shape}, for instance {shape[: shape.index(':')]}:name:train")
+    return match.groupdict()
+
+
+def read_named(spec: str) -> Iterator[Located]:
+    """Rows of a named data set; `where` is the spec and the row's number from 1."""
+    rows = read_tfds(spec) if spec.startswith("tfds:") else read_hf(spec)
+    count = 0
+    for count, fields in enumerate(rows, start=1):
+        yield f"{spec}:{count}", fields
+    if count == 0:
+        raise checks.UserError(f"{spec} is empty: it holds no row")
+
+
+def read_tfds(spec: str) -> Iterator[dict[str, Any]]:
+    """Rows of a prepared tfds data set, as plain Python values.
+
+    Raises:
+      UserError: the data set or split is not known, not prepared, or not stored as array_record.
+    """
+    import tensorflow_datasets as tfds
+
+    from safedpo_jax.data import pku_saferlhf  # registers the builder
+
+    parts = parse_spec(spec)
+    folder = parts["folder"] or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
+    try:
+        builder = tfds.builder(parts["name"], data_dir=parts["folder"], file_format="array_record")
+        if not builder.is_prepared():
+            raise checks.UserError(
+                f"{spec}: the data set is not prepared in {folder}; prepare it with python -m safedpo_jax.tools.build_dataset, or for "
+                f"other names with tensorflow_datasets.builder('{parts['name']}', file_format='array_record').download_and_prepare()"
+            )
+        source = builder.as_data_source(split=parts["split"])  # pyright: ignore[reportCallIssue]  (hidden behind a decorator)
+    except tfds.core.DatasetNotFoundError:
+        raise checks.UserError(f"{spec}: tfds knows no data set '{parts['name']}', and {folder} holds none of that name") from None
+    except checks.UserError:
+        raise
+    except (ValueError, NotImplementedError, KeyError, OSError) as error:
+        raise checks.UserError(
+            f"{spec}: tfds cannot read this from {folder} ({first_line(error)}); check name, config and split, and that it is array_record"
+        ) from None
+    decode = pku_saferlhf.decode_row if builder.name == pku_saferlhf.PkuSaferlhf.name else plain
+    try:
+        rows = [plain(source[index]) for index in range(len(source))]
+    except (RuntimeError, ValueError) as error:  # a cut-off shard may also decode to nothing
+        raise checks.UserError(
+            f"{spec}: the array_record files in {folder} are damaged ({first_line(error)}); build the data set again"
+        ) from None
+    yield from map(decode, rows)
+
+
+def read_hf(spec: str) -> Iterator[dict[str, Any]]:
+    """Rows of a Hugging Face data set.
+
+    Raises:
+      UserError: the `datasets` package is missing or cannot give the data set.
+    """
+    if importlib.util.find_spec("datasets") is None:
+        raise checks.UserError(
+            f"{spec} is read with the Hugging Face `datasets` package, which is not installed: pip install 'safedpo_jax[datasets]'"
+        )
+    import datasets  # pyright: ignore[reportMissingImports]  (an extra)
+
+    parts = parse_spec(spec)
+    try:
+        rows = datasets.load_dataset(parts["name"], parts["config"], split=parts["split"], revision=parts["revision"])
+    except Exception as error:  # the hub client raises many unrelated classes; all of them mean "could not load"
+        raise checks.UserError(f"{spec}: Hugging Face datasets could not load this ({first_line(error)})") from error
+    yield from rows
+
+
+def plain(value: Any) -> Any:
+    """Numpy scalars, arrays and bytes as Python values; bytes are text in UTF-8."""
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, bytes):
+        return value.decode("utf-8", errors="surrogateescape")  # a stray byte is then refused by name when the field is read
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, np.ndarray | list | tuple):
+        return [plain(item) for item in (value.tolist() if isinstance(value, np.ndarray) else value)]
+    return value
+
+
+def first_line(error: Exception) -> str:
+    """First line of an error's text, or its class."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,195 @@
+"""Puts pairs in training order by one of the rules of `data.rules`, cleans them by stated policies, and counts everything.
+
+A label that the rule does not read may be null; one that it reads must be there, else the call fails, or drops the row if told so.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from safedpo_jax import checks
+from safedpo_jax.data.records import PairRecord, Prompt
+from safedpo_jax.data.report import OrderingReport, PairCounts
+from safedpo_jax.data.rules import ORDERINGS, UNLABELLED, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class OrderedPair:
+    """A pair as it is trained: `chosen` wins.
+
+    Attributes:
+      chosen_unsafe, rejected_unsafe: True = unsafe; None only where the data has no flag (never after an ordering that needs flags).
+      helpful: +1 if the annotator found `chosen` more helpful, -1 if `rejected`, 0 if nobody said.
+      prompt, source, row, where: as in `PairRecord`.
+    """
+
+    prompt: Prompt
+    chosen: str
+    rejected: str
+    chosen_unsafe: bool | None
+    rejected_unsafe: bool | None
+    helpful: int
+    source: str
+    row: int
+    where: str
+
+
+EXPLANATIONS = {
+    "empty": "a blank response",
+    "identical": "two identical responses",
+    "contradictory": "exactly one safe response while safer_response_id names the unsafe one",
+    "repeated": "the prompt and responses of an earlier row",
+}
+
+
+def order_pairs(
+    records: Iterable[PairRecord],
+    ordering: str = "safety",
+    *,
+    unlabelled: str = "raise",
+    on_contradiction: str = "drop",
+    identical: str = "drop",
+    empty: str = "drop",
+    repeated: str = "keep",
+) -> tuple[list[OrderedPair], OrderingReport]:
+    """Pairs in training order, and what happened to every row.
+
+    A dropped row counts under the first reason that applies: empty, identical, contradictory, repeated, then the ordering's own.
+
+    Args:
+      records: the rows; the result keeps their order.
+      ordering: a name of `ORDERINGS`, see `data.rules`.
+      unlabelled: "raise" or "drop" a row whose label is null where the ordering reads it.
+      on_contradiction: "drop", "raise" or "keep" a row whose flags and safer_response_id contradict (P-46); if kept,
+        whichever of the two the ordering reads decides.
+      identical, empty, repeated: "drop", "raise" or "keep" such rows (P-10). Repeated = same prompt and same two responses, either order.
+
+    Raises:
+      UsageError: unknown ordering or policy.
+      UserError: a policy says so, flags are missing, or no pair is left; names the first row and how many there are.
+    """
+    checks.one_of("ordering", ordering, ORDERINGS)
+    policies = {"empty": empty, "identical": identical, "contradictory": on_contradiction, "repeated": repeated, UNLABELLED: unlabelled}
+    for name, policy in policies.items():
+        allowed = ("raise", "drop") if name == UNLABELLED else ("drop", "raise", "keep")
+        checks.one_of("on_contradiction" if name == "contradictory" else name, policy, allowed)
+    pairs, report, refused = _order(records, ordering, policies)
+    refused.complain(ordering)
+    if not pairs:
+        raise checks.UserError(f"no pair is left to train on in '{ordering}' order:\n" + "\n".join(report.lines()))
+    return pairs, report
+
+
+def survey(records: Iterable[PairRecord], ordering: str = "safety") -> OrderingReport:
+    """The counts of `order_pairs` under its default policies; rows that it would refuse are counted as dropped_unlabelled."""
+    checks.one_of("ordering", ordering, ORDERINGS)
+    return _order(records, ordering, dict.fromkeys(("empty", "identical", "contradictory"), "drop") | {"repeated": "keep"})[1]
+
+
+def _order(records: Iterable[PairRecord], ordering: str, policies: dict[str, str]) -> tuple[list[OrderedPair], OrderingReport, "_Refused"]:
+    """Pairs, counts, and the rows that a policy refuses."""
+    pairs: list[OrderedPair] = []
+    report = OrderingReport(ordering, {})
+    refused = _Refused()
+    seen: set = set()
+    for record in records:
+        counts = report.by_source.setdefault(record.source, PairCounts())
+        faults = _describe(record, counts, seen)
+        for fault in faults:
+            if policies[fault] == "raise":
+                refused.add(fault, record)
+        dropped = next((fault for fault in faults if policies[fault] != "keep"), None)
+        winner = dropped or _winner(record, ordering, refused, policies)
+        if isinstance(winner, str):
+            counts.add(f"dropped_{winner}")
+            continue
+        pair = _place(record, winner)
+        counts.add("swapped" if pair.helpful < 0 else "kept")
+        pairs.append(pair)
+    return pairs, report, refused
+
+
+def _winner(record: PairRecord, ordering: str, refused: "_Refused", policies: dict[str, str]) -> Verdict:
+    """The rule's verdict; a row that the rule cannot judge is noted in `refused`."""
+    rule = ORDERINGS[ordering]
+    if rule.flags and None in record.unsafe:
+        refused.add("unflagged", record)
+        return UNLABELLED
+    verdict = rule.winner(record)
+    if verdict == UNLABELLED and policies.get(UNLABELLED) == "raise":
+        refused.add(UNLABELLED, record)
+    return verdict
+
+
+def _describe(record: PairRecord, counts: PairCounts, seen: set) -> list[str]:
+    """Counts what the row is like; returns its faults, most basic first."""
+    counts.add("read")
+    flags = record.unsafe
+    counts.add("unflagged" if None in flags else "mixed" if flags[0] != flags[1] else "both_unsafe" if flags[0] else "both_safe")
+    if record.better is None:
+        counts.add("no_helpful_label")
+    if record.safer is None:
+        counts.add("no_safer_label")
+    if record.better is not None and record.safer is not None:
+        counts.add("both_labels")
+        if record.better != record.safer:
+            counts.add("better_is_not_safer")
+    key = (record.prompt, frozenset(record.responses))
+    faults = {
+        "empty": not all(response.strip() for response in record.responses),
+        "identical": record.responses[0] == record.responses[1],
+        "contradictory": None not in flags and flags[0] != flags[1] and record.safer is not None and flags[record.safer] is True,
+        "repeated": key in seen,
+    }
+    seen.add(key)
+    found = [name for name, applies in faults.items() if applies]
+    for name in found:
+        counts.add(name)
+    return found
+
+
+def _place(record: PairRecord, winner: int) -> OrderedPair:
+    """The pair with response `winner` as chosen; its flag and the helpful label travel with it (P-48)."""
+    loser = 1 - winner
+    return OrderedPair(
+        prompt=record.prompt,
+        chosen=record.responses[winner],
+        rejected=record.responses[loser],
+        chosen_unsafe=record.unsafe[winner],
+        rejected_unsafe=record.unsafe[loser],
+        helpful=0 if record.better is None else 1 if record.better == winner else -1,
+        source=record.source,
+        row=record.row,
+        where=record.where,
+    )
+
+
+class _Refused:
+    """Rows that a policy refuses: how many for each reason, and where the first one is."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.first: dict[str, str] = {}
+
+    def add(self, reason: str, record: PairRecord) -> None:
+        self.counts[reason] += 1
+        self.first.setdefault(reason, record.where)
+
+    def complain(self, ordering: str) -> None:
+        """Raises UserError for the first reason that occurred."""
+        for reason, count in self.counts.items():
+            rows = f"{count} row{'s' if count > 1 else ''}"
+            where = f"{self.first[reason]}: the first of {rows}"
+            if reason == "unflagged":
+                raise checks.UserError(
+                    f"{where} without an unsafe flag, which '{ordering}' order needs; add chosen_unsafe and rejected_unsafe (or PKU's "
+                    "is_response_k_safe), or use ordering 'helpful'"
+                )
+            if reason == UNLABELLED:
+                label = ORDERINGS[ordering].label
+                raise checks.UserError(
+                    f"{where} whose {label} is null although '{ordering}' order reads it there (null is never taken as 0); label them, "
+                    "choose another ordering, or drop them with unlabelled='drop'"
+                )
+            option = "on_contradiction" if reason == "contradictory" else reason
+            raise checks.UserError(f"{where} with {EXPLANATIONS[reason]}; repair them, or set {option}='drop'")

@@ -1,0 +1,105 @@
+"""A tensorflow_datasets builder for PKU-SafeRLHF, written as array_record, so that neither writing nor reading needs TensorFlow.
+
+Two ways to fill it. From files (JSONL or Parquet you have): `PkuSaferlhf(data_dir=..., config="local", sources={"train": ...})`, or
+`python -m safedpo_jax.tools.build_dataset`. From the Hugging Face hub, where there is a network: configs `30k`, `10k` and `full` fetch the
+Parquet conversion that the hub keeps of every data set. The hub path was written from the hub's documented layout and has not been run
+by the tests, which have no network. The data is CC BY-NC 4.0; nothing of it is shipped here.
+
+A nullable id is stored as -1 and read back as None by `decode_row`, never as 0 (P-56).
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from safedpo_jax import checks
+from safedpo_jax.data import files, pku, sources
+from safedpo_jax.data.fields import Row
+
+NULL_ID = -1
+HUB = "https://huggingface.co/datasets/PKU-Alignment/{name}/resolve/refs%2Fconvert%2Fparquet/default/{split}/0000.parquet"
+HUB_NAMES = {"30k": "PKU-SafeRLHF-30K", "10k": "PKU-SafeRLHF-10K", "full": "PKU-SafeRLHF"}
+HUB_SPLITS = {"30k": ("train", "test"), "10k": ("train",), "full": ("train", "test")}
+CITATION = """@inproceedings{ji2025pku,
+  title={{PKU-SafeRLHF}: Towards Multi-Level Safety Alignment for {LLMs} with Human Preference},
+  author={Ji, Jiaming and others}, booktitle={ACL}, year={2025}, note={arXiv:2406.15513}}"""
+
+
+def encode_id(value: int | None) -> int:
+    """An id as it is stored."""
+    return NULL_ID if value is None else value
+
+
+def decode_row(fields: dict[str, Any]) -> dict[str, Any]:
+    """A stored row with its nulls back."""
+    ids = ("better_response_id", "safer_response_id")
+    return fields | {name: None if fields[name] == NULL_ID else fields[name] for name in ids}
+
+
+class PkuSaferlhf(tfds.core.GeneratorBasedBuilder):
+    """PKU-SafeRLHF: two responses to a prompt, a safety flag for each, and which is more helpful and which is safer."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES: ClassVar = {"1.0.0": "The seven fields and the row's source."}
+    BUILDER_CONFIGS: ClassVar = [
+        tfds.core.BuilderConfig(name="local", description="Rows from files of your own."),
+        *(tfds.core.BuilderConfig(name=key, description=f"{name} from the Hugging Face hub.") for key, name in HUB_NAMES.items()),
+    ]
+
+    def __init__(self, *, sources: Mapping[str, sources.Spec] | None = None, file_format: str = "array_record", **kwargs: Any) -> None:
+        """Args: sources: split name -> what to read (files, folders, globs); needed by config "local" only, and only to write it."""
+        self._sources = dict(sources or {})
+        super().__init__(file_format=file_format, **kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return self.dataset_info_from_configs(
+            description="Preference pairs with separate helpfulness and safety labels. Ids are 0, 1, or -1 where nobody labelled the pair.",
+            homepage="https://huggingface.co/datasets/PKU-Alignment/PKU-SafeRLHF",
+            citation=CITATION,
+            license="CC BY-NC 4.0",
+            disable_shuffling=True,  # rows stay in the order of the file
+            features=tfds.features.FeaturesDict(
+                {
+                    "prompt": tfds.features.Text(),
+                    "response_0": tfds.features.Text(),
+                    "response_1": tfds.features.Text(),
+                    "is_response_0_safe": np.bool_,
+                    "is_response_1_safe": np.bool_,
+                    "better_response_id": np.int32,
+                    "safer_response_id": np.int32,
+                    "source": tfds.features.Text(),
+                }
+            ),
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        config = self._config_name()
+        if config == "local" and not self._sources:
+            raise checks.UserError("pku_saferlhf/local is written from files: give sources={'train': FILE}, or build_dataset --source")
+        if self._sources:
+            return {split: self._generate_examples(sources.raw_rows(spec)) for split, spec in self._sources.items()}
+        urls = {split: HUB.format(name=HUB_NAMES[config], split=split) for split in HUB_SPLITS[config]}
+        paths: Any = dl_manager.download(urls)
+        return {split: self._generate_examples(self._hub_rows(path)) for split, path in paths.items()}
+
+    def _config_name(self) -> str:
+        assert self.builder_config is not None  # there are BUILDER_CONFIGS, so tfds always picks one
+        return self.builder_config.name
+
+    def _hub_rows(self, path: Any) -> Iterator[Row]:
+        """Rows of a downloaded Parquet file; the download cache names files by hash, so the source is named here."""
+        for number, (where, fields) in enumerate(files.read_parquet(Path(path))):
+            yield Row(fields, where, HUB_NAMES[self._config_name()], number)
+
+    def _generate_examples(self, rows: Iterable[Row]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Rows by number; every one is checked as when it is read for training."""
+        for row in rows:
+            record = pku.parse(row)
+            yield (
+                row.number,
+                {name: row.fields[name] for name in pku.FIELDS}
+                | {"better_response_id": encode_id(record.better), "safer_response_id": encode_id(record.safer), "source": record.source},
+            )

@@ -1,0 +1,88 @@
+"""Records from wherever they are: files, folders, globs, tfds and Hugging Face data sets, one or several."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from safedpo_jax import checks
+from safedpo_jax.data import files, formats, hub, pku
+from safedpo_jax.data.fields import Row
+from safedpo_jax.data.records import PairRecord, SftRecord
+
+Spec = str | Path | Sequence[str | Path]
+"""Path, glob, folder, `tfds:NAME[/CONFIG]:SPLIT[@DATA_DIR]`, `hf:NAME[:CONFIG]:SPLIT[@REVISION]`; several in a list or with commas."""
+
+
+def load_pairs(spec: Spec, format: str | None = None) -> list[PairRecord]:
+    """All preference records of `spec`, in order; `row` counts from 0 over all of it.
+
+    Args:
+      spec: what to read, see `Spec`.
+      format: "pku", "pairs", "chat" or "hh"; None tells it from the first row of each file. Every row must be in that format.
+
+    Raises:
+      UserError: something cannot be read or is malformed; the sentence names the file, the line and the field.
+    """
+    return [formats.parse_pair(name, row) for name, row in _rows(spec, format)]
+
+
+def load_sft(spec: Spec, format: str | None = None) -> list[SftRecord]:
+    """All supervised records of `spec`, in order. A preference row gives two: both of its responses (`select_sft` removes repeats).
+
+    Args and errors as in `load_pairs`; further formats are "sft" and "messages".
+    """
+    rows = list(_rows(spec, format))
+    if len({name in formats.SFT_FORMATS for name, _ in rows}) > 1:  # ids 2 * row would collide with ids of single rows
+        raise checks.UserError(f"{spec}: supervised rows and preference rows cannot be mixed in one load; write them in one format")
+    return [record for name, row in rows for record in formats.parse_sft(name, row)]
+
+
+def raw_rows(spec: Spec) -> Iterator[Row]:
+    """Rows before any interpretation, numbered from 0 over the whole of `spec`."""
+    return (row for rows in _numbered(spec) for row in rows)
+
+
+def split_spec(spec: Spec) -> list[str]:
+    """The single specs in `spec`. A string is split at commas, unless a file of that very name exists.
+
+    Raises:
+      UsageError: nothing is named.
+    """
+    if isinstance(spec, str) and spec and not hub.is_named(spec) and Path(spec).exists():
+        return [spec]
+    parts = spec.split(",") if isinstance(spec, str) else [str(part) for part in ([spec] if isinstance(spec, Path) else spec)]
+    found = [part.strip() for part in parts if part.strip()]
+    if not found:
+        raise checks.UsageError("no data is named: give a file, a folder, a glob, tfds:NAME:SPLIT or hf:NAME:SPLIT")
+    return found
+
+
+def _rows(spec: Spec, format: str | None) -> Iterator[tuple[str, Row]]:
+    """Rows with the name of their format, which the first row of each file tells unless it is given."""
+    if format is not None:
+        formats.check_name(format)
+    for rows in _numbered(spec):
+        name = format
+        for row in rows:
+            name = name or formats.detect(row)
+            if name == "pku":
+                pku.refuse_coupled_labels(row.where)
+            yield name, row
+
+
+def _numbered(spec: Spec) -> Iterator[Iterator[Row]]:
+    """One iterator of rows per file or named data set; rows are numbered through. Consume them in order."""
+    number = 0
+
+    def rows(located: Iterator[files.Located], source: str) -> Iterator[Row]:
+        nonlocal number
+        for where, fields in located:
+            yield Row(fields, where, source, number)
+            number += 1
+
+    for part in split_spec(spec):
+        if hub.is_named(part):
+            pku.refuse_coupled_labels(hub.name_of(part))
+            yield rows(hub.read_named(part), hub.name_of(part).rpartition("/")[2] if part.startswith("hf:") else hub.name_of(part))
+        else:
+            for path in files.find_files(part):
+                yield rows(files.read_file(path), files.stem(path))

@@ -1,0 +1,93 @@
+"""Supervised rows: `prompt` and `response`, `messages`, or any preference row read as two examples; and their clean-up.
+
+SafeDPO's supervised stage trains on *both* responses of every pair, without repeats (arXiv:2505.20065; PKU-Alignment/safe-rlhf).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+
+from safedpo_jax import checks
+from safedpo_jax.data.chat import check_prompt, read_messages, read_prompt
+from safedpo_jax.data.fields import Row
+from safedpo_jax.data.records import PairRecord, SftRecord
+from safedpo_jax.data.table import table
+
+
+def parse(row: Row) -> SftRecord:
+    """The record of a row with `prompt` (a string or messages) and `response` (a string)."""
+    return SftRecord(read_prompt(row), row.text("response"), row.source_name(), row.number, row.where)
+
+
+def parse_messages(row: Row) -> SftRecord:
+    """The record of a row with `messages`: the last one, from the assistant, is the response; earlier answers are context."""
+    messages = read_messages(row, "messages")
+    if messages[-1].role != "assistant":
+        raise row.error(f"field 'messages' must end in an assistant message, the response to learn; it ends in {messages[-1].role}")
+    check_prompt(row, "messages", messages[:-1])
+    return SftRecord(messages[:-1], messages[-1].content, row.source_name(), row.number, row.where)
+
+
+def from_pair(pair: PairRecord) -> list[SftRecord]:
+    """Both responses of a pair; row ids are 2 * row and 2 * row + 1."""
+    return [
+        SftRecord(pair.prompt, response, pair.source, 2 * pair.row + index, pair.where)
+        for index, response in enumerate(pair.responses)
+    ]  # fmt: skip
+
+
+@dataclass
+class SftCounts:
+    """Examples of one source: read = kept + repeated + empty."""
+
+    read: int = 0
+    kept: int = 0
+    repeated: int = 0
+    empty: int = 0
+
+
+@dataclass(frozen=True)
+class SftReport:
+    """What `select_sft` did, per source."""
+
+    by_source: dict[str, SftCounts]
+
+    @property
+    def total(self) -> SftCounts:
+        """Sum over sources."""
+        names = [field.name for field in fields(SftCounts)]
+        return SftCounts(**{name: sum(getattr(counts, name) for counts in self.by_source.values()) for name in names})
+
+    def as_dict(self) -> dict:
+        """Plain numbers for JSON."""
+        return {"total": vars(self.total).copy(), "sources": {name: vars(counts).copy() for name, counts in self.by_source.items()}}
+
+    def lines(self) -> list[str]:
+        """A compact table, one line per source."""
+        return ["supervised examples", *table({"all": vars(self.total)} | {name: vars(c) for name, c in self.by_source.items()})]
+
+
+def select_sft(records: Iterable[SftRecord]) -> tuple[list[SftRecord], SftReport]:
+    """Drops examples whose response is blank and repeats of the same prompt and response, and counts both.
+
+    Raises:
+      UserError: nothing is left.
+    """
+    kept: list[SftRecord] = []
+    by_source: dict[str, SftCounts] = {}
+    seen = set()
+    for record in records:
+        counts = by_source.setdefault(record.source, SftCounts())
+        counts.read += 1
+        key = (record.prompt, record.response)
+        if not record.response.strip():
+            counts.empty += 1
+        elif key in seen:
+            counts.repeated += 1
+        else:
+            counts.kept += 1
+            seen.add(key)
+            kept.append(record)
+    report = SftReport(by_source)
+    if not kept:
+        raise checks.UserError(f"no supervised example is left: {report.total.read} read, {report.total.empty} with an empty response")
+    return kept, report

@@ -1,0 +1,164 @@
+"""Tokenizers from a local directory, with the special tokens settled; never the network."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from safedpo_jax.checks import UserError
+from safedpo_jax.data.spiece import read_sentencepiece
+
+Tokenizer = Any
+"""A transformers fast tokenizer (`PreTrainedTokenizerFast` or a subclass)."""
+
+EOS_NAMES = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<|im_end|>", "<eos>", "[EOS]")
+BOS_NAMES = ("<s>", "<|begin_of_text|>", "<bos>", "[BOS]")
+OTHER_NAMES = {"unk_token": ("<unk>", "[UNK]"), "pad_token": ("<pad>", "[PAD]")}
+BATCH = 4096  # texts per call into the Rust tokenizer: enough to use every core, few enough to hold the results as lists
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """Loads the tokenizer of a local directory.
+
+    A Hugging Face directory (with `tokenizer_config.json`) is read as transformers reads it. A bare `tokenizer.json`, `tokenizer.model`
+    (SentencePiece) or `vocab.json` + `merges.txt` (GPT-2) works too. Special tokens of a bare `tokenizer.json` are those that `config.json`
+    numbers, else the first usual name in the vocabulary; a SentencePiece model starts with its `<s>`; a bare GPT-2 vocabulary has no
+    beginning-of-sequence token. No padding token is needed: masks come from lengths.
+
+    Raises:
+      UserError: no such directory, no tokenizer in it, an unreadable file, or no end-of-sequence token.
+    """
+    directory = Path(path)
+    if not directory.is_dir():
+        raise UserError(f"Tokenizer directory {directory} does not exist; give a local directory, nothing is downloaded.")
+    present = {file.name for file in directory.iterdir()}
+    if "tokenizer.model" in present and "tokenizer.json" not in present:
+        reader = read_sentencepiece
+    elif "tokenizer_config.json" in present:
+        reader = _read_configured
+    elif "tokenizer.json" in present:
+        reader = _read_bare_json
+    elif {"vocab.json", "merges.txt"} <= present:
+        reader = _read_gpt2
+    else:
+        raise UserError(
+            f"{directory} holds no tokenizer: expected tokenizer_config.json, tokenizer.json, tokenizer.model, or vocab.json with "
+            f"merges.txt; found {', '.join(sorted(present)) or 'an empty directory'}."
+        )
+    try:
+        tokenizer = reader(directory)
+    except UserError:
+        raise
+    except Exception as error:  # transformers and tokenizers raise anything from OSError to a bare Exception on a damaged file
+        raise UserError(f"The tokenizer in {directory} cannot be read: {error}") from error
+    return _checked(tokenizer, directory)
+
+
+def _read_configured(directory: Path) -> Tokenizer:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(directory, local_files_only=True)
+
+
+def _read_bare_json(directory: Path) -> Tokenizer:
+    import tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
+    config = directory / "config.json"
+    declared = json.loads(config.read_text(encoding="utf-8")) if config.exists() else {}
+    names: dict[str, Any] = {
+        "eos_token": _declared(declared.get("eos_token_id"), backend) or _first(EOS_NAMES, backend),
+        "bos_token": _declared(declared.get("bos_token_id"), backend) or _first(BOS_NAMES, backend),
+        **{key: _first(usual, backend) for key, usual in OTHER_NAMES.items()},
+    }
+    template = directory / "chat_template.jinja"
+    if template.exists():
+        names["chat_template"] = template.read_text(encoding="utf-8")
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **{key: value for key, value in names.items() if value is not None})
+
+
+def _declared(token_id: int | list[int] | None, backend: Any) -> str | None:
+    first = token_id[0] if isinstance(token_id, list) and token_id else token_id
+    return backend.id_to_token(first) if isinstance(first, int) else None
+
+
+def _first(names: Sequence[str], backend: Any) -> str | None:
+    return next((name for name in names if backend.token_to_id(name) is not None), None)
+
+
+def _read_gpt2(directory: Path) -> Tokenizer:
+    from transformers import GPT2Tokenizer
+
+    vocabulary = json.loads((directory / "vocab.json").read_text(encoding="utf-8"))
+    end = next((name for name in EOS_NAMES if name in vocabulary), None)
+    if end is None:  # transformers would quietly add one past the end of the embedding
+        raise UserError(f"{directory / 'vocab.json'} has no end-of-sequence token (looked for {', '.join(EOS_NAMES)}).")
+    return GPT2Tokenizer.from_pretrained(directory, local_files_only=True, bos_token=None, eos_token=end, unk_token=end)
+
+
+def _checked(tokenizer: Tokenizer, directory: Path) -> Tokenizer:
+    if not getattr(tokenizer, "is_fast", False):
+        raise UserError(f"The tokenizer in {directory} is no fast tokenizer; save it with a tokenizer.json (transformers converts it).")
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"The tokenizer in {directory} has no end-of-sequence token, so a response could never end; "
+            "set eos_token in tokenizer_config.json."
+        )
+    return tokenizer
+
+
+def check_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> None:
+    """Raises UserError if the tokenizer can produce an id that the model's embedding has no row for (a larger embedding is fine)."""
+    needed = vocabulary_size(tokenizer)
+    if needed > vocab_size:
+        raise UserError(
+            f"The tokenizer produces ids up to {needed - 1}, so it needs {needed} embedding rows, but the model's vocabulary has "
+            f"{vocab_size}; use the model's own tokenizer or enlarge its embedding."
+        )
+
+
+def vocabulary_size(tokenizer: Tokenizer) -> int:
+    """One more than the largest id of the tokenizer, added tokens included."""
+    return 1 + max(tokenizer.get_vocab().values())
+
+
+def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
+    """Hex digest of everything that decides ids: vocabulary, merges, normaliser, special tokens, chat template."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    for transient in ("padding", "truncation"):  # set by whoever called the tokenizer last
+        backend.pop(transient, None)
+    content = [backend, tokenizer.bos_token_id, tokenizer.eos_token_id, adds_bos(tokenizer), tokenizer.chat_template]
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def adds_bos(tokenizer: Tokenizer) -> bool:
+    """Whether the tokenizer starts a text with its beginning-of-sequence token by itself (GPT-2 has one on paper and does not)."""
+    return tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
+
+
+def encode_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
+    """Token ids (int32) of each text, beginning-of-sequence token exactly once at the front where the tokenizer or the text has one.
+
+    Special tokens written in a text are read as such, so a template may or may not render the BOS itself; no EOS is added.
+    """
+    bos, prepend = tokenizer.bos_token_id, adds_bos(tokenizer)
+    encoded = []
+    for start in range(0, len(texts), BATCH):
+        batch = tokenizer.backend_tokenizer.encode_batch_fast(list(texts[start : start + BATCH]), add_special_tokens=False)
+        encoded += [_one_bos(np.asarray(encoding.ids, np.int32), bos, prepend) for encoding in batch]
+    return encoded
+
+
+def _one_bos(ids: np.ndarray, bos: int | None, prepend: bool) -> np.ndarray:
+    if bos is None:
+        return ids
+    written = 0
+    while written < len(ids) and ids[written] == bos:
+        written += 1
+    if written == 0 and not prepend:
+        return ids
+    return np.concatenate([np.asarray([bos], np.int32), ids[written:]])

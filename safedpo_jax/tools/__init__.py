@@ -1,0 +1,1 @@
+"""Commands: python -m safedpo_jax.tools.NAME."""

@@ -1,0 +1,94 @@
+"""Writes PKU-SafeRLHF-shaped rows as a tensorflow_datasets data set (array_record, no TensorFlow), and prints what is in it.
+
+python -m safedpo_jax.tools.build_dataset --source train=pairs/train.jsonl.gz --source test=pairs/test.jsonl.gz --data_dir ~/tfds
+python -m safedpo_jax.tools.build_dataset --config 30k --data_dir ~/tfds          # fetches the published set; needs a network
+
+Train on it with --config.data.train=tfds:pku_saferlhf/local:train@DATA_DIR.
+"""
+
+import argparse
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from safedpo_jax import checks
+from safedpo_jax.data import ordering, report, sources
+from safedpo_jax.tools import command
+
+CONFIGS = ("local", "30k", "10k", "full")
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Flags of the command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m safedpo_jax.tools.build_dataset", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--source",
+        action="append",
+        default=[],
+        metavar="[SPLIT=]FILES",
+        help="JSONL (.gz, .xz) or Parquet: a file, a folder, a glob; repeat for more. SPLIT is train unless given",
+    )
+    parser.add_argument("--config", choices=CONFIGS, default=None, help="local (from --source), or the release to fetch from the hub")
+    parser.add_argument("--data_dir", required=True, help="folder to write to; a later run reads tfds:pku_saferlhf/CONFIG:SPLIT@DATA_DIR")
+    parser.add_argument("--overwrite", action="store_true", help="replace a data set that is already there")
+    return parser.parse_args(arguments)
+
+
+def read_splits(values: Sequence[str]) -> dict[str, list[str]]:
+    """Files per split from `[SPLIT=]FILES` values. A name before `=` is a split only if it is one word."""
+    splits: dict[str, list[str]] = {}
+    for value in values:
+        match = re.fullmatch(r"([A-Za-z_]\w*)=(.+)", value)
+        split, spec = match.groups() if match else ("train", value)
+        splits.setdefault(split, []).extend(sources.split_spec(spec))
+    return splits
+
+
+def build(splits: dict[str, list[str]], config: str, data_dir: str, overwrite: bool) -> str:
+    """Writes the data set and returns its folder. Nothing is left behind when a row is refused.
+
+    Raises:
+      UserError: a row is malformed, or the data set is already there and `overwrite` is False.
+    """
+    from safedpo_jax.data.pku_saferlhf import PkuSaferlhf
+
+    builder = PkuSaferlhf(data_dir=data_dir, config=config, sources=splits)
+    folder = Path(str(builder.data_path))
+    if folder.exists() and not overwrite:
+        raise checks.UserError(f"{folder} already holds this data set; pass --overwrite to replace it, or choose another --data_dir")
+    for spec in splits.values():
+        sources.load_pairs(spec, "pku")  # refuse bad rows before the old data set goes
+    if folder.exists():
+        shutil.rmtree(folder)
+        builder = PkuSaferlhf(data_dir=data_dir, config=config, sources=splits)
+    builder.download_and_prepare()
+    return str(folder)
+
+
+def summary(spec: str) -> report.OrderingReport:
+    """Counts of the rows as SafeDPO would order them; rows it could not order are counted, not refused."""
+    return ordering.survey(sources.load_pairs(spec, "pku"))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    flags = parse_arguments(arguments)
+    config = flags.config or "local"
+    if (config == "local") != bool(flags.source):
+        raise checks.UsageError("--source goes with config 'local' and is needed there; a release (--config 30k) is fetched and takes none")
+    splits = read_splits(flags.source)
+    folder = build(splits, config, flags.data_dir, flags.overwrite)
+    print(f"wrote {folder}")
+    for split in sorted(splits) or ["train"]:
+        spec = f"tfds:pku_saferlhf/{config}:{split}@{flags.data_dir}"
+        print(f"\n{spec}")
+        print("\n".join(summary(spec).lines()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main))

@@ -1,0 +1,39 @@
+"""Computes the reference's log-probs ahead of training and keeps them in the durable cache.
+
+    python -m safedpo_jax.tools.precompute_reference --config configs/safedpo.py --workdir runs/safedpo --config.reference=cached [...]
+
+Takes the flags of the training command, so that data, tokenizer, template, truncation, model and dtype are the same; that command then finds every
+value and verifies a sample. Interrupted, it goes on where it stopped. One cache serves every run that shares these settings: beta, delta,
+learning rate, batch size and loss do not matter. `--config.batch.eval_rows` sets this pass's own, larger batch.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from safedpo_jax import checks, main
+from safedpo_jax.tools import command
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Fills the cache; returns the exit status."""
+    arguments = list(sys.argv if arguments is None else ["precompute_reference", *arguments])
+    if any(argument in ("--help", "-h") for argument in arguments):
+        print(__doc__)
+        return 0
+    config, workdir = main.parse(arguments, workdir=False)
+    if not workdir and not config.reference_cache:
+        raise checks.UsageError(
+            "name the cache's place: --workdir of the run (its sibling reference_cache is used) or --config.reference_cache"
+        )
+    if config.reference != "cached":
+        raise checks.UsageError("this command fills the cache that --config.reference=cached reads; add that flag here and to the training command")
+    from safedpo_jax.train import setup
+
+    setup.build(config, Path(workdir).parent / "reference_cache")
+    print("the reference cache is complete for this data")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(run))

@@ -1,0 +1,175 @@
+"""Prints the rows of a training batch as the model will see them: roles in colour, positions, targets, the loss mask, labels and counts.
+
+python -m safedpo_jax.tools.show_batch --data pairs.jsonl --tokenizer DIR
+python -m safedpo_jax.tools.show_batch --data pairs.jsonl --tokenizer DIR --tokens --rows 1      # one line per token
+python -m safedpo_jax.tools.show_batch --data sft.jsonl --tokenizer DIR --sft
+
+Colour goes to a terminal only, and not where NO_COLOR is set.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.text import Text
+
+from safedpo_jax.data import fitting, ordering, packing, pipeline, sources, supervised, templates, tokenization, tokenizers
+from safedpo_jax.data.examples import TokenizedExamples
+from safedpo_jax.structs import PADDING, ROLES, PairBatch
+from safedpo_jax.tools import command
+
+ROLE_NAMES = ("prompt", "chosen", "rejected")
+STYLES = {"prompt": "cyan", "chosen": "green", "rejected": "red", "padding": "bright_black"}
+
+
+class Segment(NamedTuple):
+    """A run of tokens of one code in one row."""
+
+    role: str
+    slot: int
+    first: int
+    last: int
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Flags of the command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m safedpo_jax.tools.show_batch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", required=True, help="a file, a folder, a glob, tfds:NAME:SPLIT or hf:NAME:SPLIT")
+    parser.add_argument("--tokenizer", required=True, help="directory of the tokenizer")
+    parser.add_argument("--sft", action="store_true", help="read the data as supervised examples, not as preference pairs")
+    parser.add_argument("--ordering", default="safety", help="order of the pairs (default: safety)")
+    parser.add_argument("--template", default="auto", help=f"one of {', '.join(templates.TEMPLATES)} (default: auto)")
+    parser.add_argument("--max_length", type=int, default=512, help="most tokens of prompt + response (default: 512)")
+    parser.add_argument("--row_length", type=int, default=1024, help="tokens of a packed row (default: 1024)")
+    parser.add_argument("--truncation", default="drop", help=f"one of {', '.join(fitting.TRUNCATIONS)} (default: drop)")
+    parser.add_argument("--long_prompt", default="drop", help=f"one of {', '.join(fitting.LONG_PROMPTS)} (default: drop)")
+    parser.add_argument("--layout", default="shared", help=f"one of {', '.join(packing.LAYOUTS)} (default: shared)")
+    parser.add_argument("--pairs", type=int, default=8, help="pairs per step (default: 8)")
+    parser.add_argument("--micro_rows", type=int, default=8, help="rows per microbatch (default: 8)")
+    parser.add_argument("--seed", type=int, default=0, help="of the shuffle (default: 0)")
+    parser.add_argument("--step", type=int, default=0, help="which step's batch to show (default: 0)")
+    parser.add_argument("--rows", type=int, default=2, help="how many rows to print (default: 2)")
+    parser.add_argument("--tokens", action="store_true", help="one line per token: place, position, role, input, target, loss mask")
+    parser.add_argument("--limit", type=int, default=400, help="characters shown of a segment's text, beginning and end (default: 400)")
+    parser.add_argument("--no-color", dest="no_color", action="store_true", help="no colour even on a terminal")
+    return parser.parse_args(arguments)
+
+
+def load_examples(flags: argparse.Namespace, tokenizer: tokenizers.Tokenizer) -> tuple[TokenizedExamples, list[str]]:
+    """Tokenized examples and the sentences of every report on the way."""
+    options = {name: getattr(flags, name) for name in ("template", "max_length", "truncation", "long_prompt", "row_length")}
+    if flags.layout == "plain":
+        options["row_length"] = None
+    if flags.sft:
+        records, selected = supervised.select_sft(sources.load_sft(flags.data))
+        examples, tokenized = tokenization.tokenize_sft(records, tokenizer, **options)
+    else:
+        pairs, selected = ordering.order_pairs(sources.load_pairs(flags.data), ordering=flags.ordering)
+        examples, tokenized = tokenization.tokenize_pairs(pairs, tokenizer, **options)
+    return examples, [*selected.lines(), *tokenized.lines()]
+
+
+def segments_of(row: np.ndarray) -> Iterator[Segment]:
+    """Runs of equal segment code, padding included, from left to right."""
+    edges = np.flatnonzero(np.diff(row)) + 1
+    for first, end in zip([0, *edges.tolist()], [*edges.tolist(), len(row)], strict=True):
+        slot, role = divmod(int(row[first]) - 1, ROLES)
+        yield Segment("padding", -1, first, end - 1) if row[first] == PADDING else Segment(ROLE_NAMES[role], slot, first, end - 1)
+
+
+def printable(text: str) -> str:
+    """Text without control characters: a response may hold terminal escapes."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
+def print_row(console: Console, batch: PairBatch, row: int, names: tuple[str, ...], tokenizer: tokenizers.Tokenizer, flags) -> None:
+    """One row of a batch without microbatch axis: its labels, then its segments."""
+    codes = batch.segments[row]
+    console.print(f"\nrow {row}: {int((codes != PADDING).sum())} of {len(codes)} tokens, {int(batch.loss_mask[row].sum())} scored")
+    slot_row = row // (len(batch.segments) // len(batch.weight))
+    for slot in np.flatnonzero(batch.example_id[slot_row] >= 0):
+        console.print("  " + slot_labels(batch, slot_row, int(slot), names), highlight=False, markup=False)
+    for segment in segments_of(codes):
+        print_segment(console, batch, row, segment, tokenizer, flags)
+
+
+def slot_labels(batch: PairBatch, row: int, slot: int, names: tuple[str, ...]) -> str:
+    """The labels of one pair as words."""
+    safety = [f"{name} {'unsafe' if flags[row, slot] else 'safe'}" for name, flags in zip(ROLE_NAMES[1:], batch[6:8], strict=True)]
+    helpful = {1: "chosen more helpful", -1: "rejected more helpful", 0: "helpfulness not labelled"}[int(batch.helpful[row, slot])]
+    example = f"example {batch.example_id[row, slot]} of {names[int(batch.group[row, slot])]}"
+    return ", ".join([f"slot {slot}: {example}", f"weight {batch.weight[row, slot]:g}", *safety, helpful])
+
+
+def print_segment(console: Console, batch: PairBatch, row: int, segment: Segment, tokenizer: tokenizers.Tokenizer, flags) -> None:
+    """A segment's header and text, or one line per token."""
+    style, span = STYLES[segment.role], slice(segment.first, segment.last + 1)
+    count = segment.last - segment.first + 1
+    if segment.role == "padding":
+        return console.print(Text(f"  padding           {count} tokens", style))
+    positions, mask = batch.positions[row, span], batch.loss_mask[row, span]
+    head = f"  slot {segment.slot:<2} {segment.role:<9} {count} tokens, positions {positions[0]}..{positions[-1]}, {int(mask.sum())} scored"
+    console.print(Text(head, style), highlight=False)
+    ids, targets = batch.tokens[row, span], batch.targets[row, span]
+    if flags.tokens:
+        for place in range(count):
+            arrow = f"-> {piece(tokenizer, int(targets[place]))} scored" if mask[place] else "   not scored"
+            line = f"    {segment.first + place:>5} position {positions[place]:>4} {piece(tokenizer, int(ids[place]))} {arrow}"
+            console.print(Text(line, style), highlight=False)
+        return None
+    for name, shown in (("inputs", ids), ("targets", targets[mask])):
+        if len(shown):
+            console.print(Text(f"    {name:<8}{shorten(printable(tokenizer.decode(shown.tolist())), flags.limit)}", style))
+    return None
+
+
+def shorten(text: str, limit: int) -> str:
+    """Beginning and end of a text (an end-of-sequence token stays in sight)."""
+    if len(text) <= limit:
+        return text
+    tail = limit // 4
+    return f"{text[: limit - tail]} ... ({len(text) - limit} characters) ... {text[len(text) - tail :]}"
+
+
+def piece(tokenizer: tokenizers.Tokenizer, token: int) -> str:
+    """An id with its piece."""
+    return f"{token} '{printable(str(tokenizer.convert_ids_to_tokens(token)))}'"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    flags = parse_arguments(arguments)
+    console = Console(no_color=True if flags.no_color else None, soft_wrap=True, highlight=False)
+    tokenizer = tokenizers.load_tokenizer(flags.tokenizer)
+    examples, lines = load_examples(flags, tokenizer)
+    stream = pipeline.Pipeline(
+        examples,
+        pairs_per_step=min(flags.pairs, len(examples)),
+        micro_rows=flags.micro_rows,
+        row_length=flags.row_length,
+        seed=flags.seed,
+        steps=flags.step + 1,
+        layout=flags.layout,
+    )
+    batch = stream.batch_at(flags.step)
+    counts = packing.packing_counts(batch)
+    for line in lines:
+        console.print(Text(line))
+    console.print(
+        f"step {flags.step}: {counts.pairs} pairs in {counts.rows} rows of {flags.row_length}, shape {batch.tokens.shape}, "
+        f"{counts.tokens} tokens, {counts.scored} scored, padding {1 - counts.tokens / counts.capacity:.1%}"
+    )
+    flat = PairBatch(*(None if field is None else field.reshape(-1, field.shape[-1]) for field in batch))
+    used = np.flatnonzero((flat.segments != PADDING).any(axis=-1))
+    for row in used[: flags.rows]:
+        print_row(console, flat, int(row), examples.group_names, tokenizer, flags)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main))

@@ -1,0 +1,62 @@
+"""prompt / chosen / rejected rows and their optional flags."""
+
+import pytest
+
+from safedpo_jax import checks
+from safedpo_jax.data import pairs
+from safedpo_jax.data.fields import Row
+from safedpo_jax.data.records import Message
+
+FIELDS = {"prompt": "Hello?", "chosen": "Hi.", "rejected": "No."}
+
+
+def parse(**changes):
+    return pairs.parse(Row(FIELDS | changes, "p.jsonl:2", "p", 1))
+
+
+def test_chosen_is_the_helpful_winner_and_unknown_flags_are_none():
+    record = parse()
+    assert record.prompt == (Message("user", "Hello?"),)
+    assert record.responses == ("Hi.", "No.")
+    assert (record.better, record.safer, record.unsafe) == (0, None, (None, None))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "safer"),
+    [(False, True, 0), (True, False, 1), (False, False, None), (True, True, None), (None, True, None), (None, None, None)],
+)
+def test_the_safer_response_is_known_only_where_exactly_one_is_flagged(chosen, rejected, safer):
+    record = parse(chosen_unsafe=chosen, rejected_unsafe=rejected)
+    assert record.unsafe == (chosen, rejected)
+    assert record.safer == safer
+
+
+@pytest.mark.parametrize("name", ["is_chosen_safe", "chosen_safe", "chosen_is_safe", "is_safe_chosen"])
+def test_p52_the_other_polarity_is_refused_with_the_right_name(name):
+    with pytest.raises(checks.UserError, match=rf"p\.jsonl:2: field '{name}' says safe.* rename it to 'chosen_unsafe' and negate"):
+        parse(**{name: True})
+
+
+@pytest.mark.parametrize("name", ["is_rejected_unsafe", "rejected_is_unsafe", "unsafe_rejected"])
+def test_p44_a_flag_under_another_name_is_refused_and_not_ignored(name):
+    with pytest.raises(checks.UserError, match=f"field '{name}' is not known; did you mean 'rejected_unsafe'"):
+        parse(chosen_unsafe=False, **{name: True})
+
+
+def test_p44_one_flag_without_the_other_is_refused():
+    with pytest.raises(checks.UserError, match="field 'rejected_unsafe' is missing although 'chosen_unsafe' is there"):
+        parse(chosen_unsafe=False)
+
+
+@pytest.mark.parametrize("value", ["true", 0, 1])
+def test_flags_that_are_not_boolean_are_refused(value):
+    with pytest.raises(checks.UserError, match="field 'rejected_unsafe' must be true or false"):
+        parse(chosen_unsafe=False, rejected_unsafe=value)
+
+
+@pytest.mark.parametrize("name", sorted(FIELDS))
+def test_missing_and_non_string_fields_are_refused(name):
+    with pytest.raises(checks.UserError, match=rf"p\.jsonl:2: field '{name}' must be a string, found an integer: 5"):
+        parse(**{name: 5})
+    with pytest.raises(checks.UserError, match=f"field '{name}' is missing"):
+        pairs.parse(Row({key: value for key, value in FIELDS.items() if key != name}, "p.jsonl:2", "p", 1))

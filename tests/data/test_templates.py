@@ -1,0 +1,90 @@
+"""Rendered strings, compared with strings written by hand."""
+
+import pytest
+
+from safedpo_jax.checks import UsageError, UserError
+from safedpo_jax.data.records import Message
+from safedpo_jax.data.templates import get_template
+
+from . import toy
+
+TALK = (Message("user", "Hi"), Message("assistant", "Hello"), Message("user", "Bye"))
+CHATML = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] | trim }}{{ eos_token if m['role'] == 'assistant' else '' }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def test_p60_safe_rlhf_is_the_constant_of_the_scorers():
+    template = get_template("safe_rlhf", toy.tokenizer())
+    assert template.prompt(toy.ask("How?")) == "BEGINNING OF CONVERSATION: USER: How? ASSISTANT:"
+    assert template.conversation(toy.ask("How?"), "So.") == "BEGINNING OF CONVERSATION: USER: How? ASSISTANT:So."
+
+
+def test_safe_rlhf_closes_earlier_answers_with_eos():
+    expected = "BEGINNING OF CONVERSATION: USER: Hi ASSISTANT:Hello</s> USER: Bye ASSISTANT:"
+    assert get_template("safe_rlhf", toy.tokenizer()).prompt(TALK) == expected
+
+
+def test_safe_rlhf_folds_a_system_message_into_the_first_user_message():
+    talk = (Message("system", "Be kind."), *toy.ask("Hi"))
+    assert get_template("safe_rlhf", toy.tokenizer()).prompt(talk) == "BEGINNING OF CONVERSATION: USER: Be kind.\n\nHi ASSISTANT:"
+
+
+def test_plain_puts_an_empty_line_between_turns():
+    template = get_template("plain", toy.tokenizer())
+    assert template.prompt(TALK) == "Hi\n\nHello\n\nBye\n\n"
+    assert template.conversation(toy.ask("Hi"), "So") == "Hi\n\nSo"
+
+
+def test_chat_is_the_tokenizers_own_template_cut_before_its_eos():
+    template = get_template("chat", toy.tokenizer(chat=CHATML))
+    assert template.prompt(TALK) == "<|user|>Hi\n<|assistant|>Hello</s>\n<|user|>Bye\n<|assistant|>"
+    assert template.conversation(toy.ask("Hi"), " So ") == "<|user|>Hi\n<|assistant|>So"  # the template trims
+
+
+@pytest.mark.parametrize(
+    ("ending", "kept"),
+    [
+        ("", ""),
+        ("{{ eos_token }}", ""),
+        ("{{ eos_token }}\n", ""),
+        (" {{ eos_token }}", " "),  # Llama 2: the space before EOS has to be generated
+        ("<end>\n", ""),  # no EOS of its own: EOS takes the place of the suffix
+    ],
+)
+@pytest.mark.parametrize("response", ["ok", "s", "<end>"])
+def test_p06_what_follows_the_response_is_cut_whatever_the_response_holds(ending, kept, response):
+    chat = "{% for m in messages %}[{{ m['content'] }}]{% if m['role'] == 'assistant' %}" + ending + "{% endif %}{% endfor %}"
+    chat = chat.replace("[{{ m['content'] }}]", "{{ '[' if m['role'] == 'user' else '' }}{{ m['content'] }}")
+    template = get_template("chat", toy.tokenizer(chat=chat))
+    assert template.conversation(toy.ask("Hi"), response) == f"[Hi{response}{kept}"
+
+
+def test_auto_is_chat_where_there_is_one():
+    assert get_template("auto", toy.tokenizer()).name == "safe_rlhf"
+    assert get_template("auto", toy.tokenizer(chat=CHATML)).name == "chat"
+
+
+def test_unknown_and_impossible_templates_are_refused():
+    with pytest.raises(UsageError, match="did you mean 'safe_rlhf'"):
+        get_template("safe_rhlf", toy.tokenizer())
+    with pytest.raises(UserError, match="this one has none"):
+        get_template("chat", toy.tokenizer())
+    with pytest.raises(UserError, match="does not show the assistant's message"):
+        get_template("chat", toy.tokenizer(chat="{{ messages[0]['content'] }}"))
+
+
+@pytest.mark.parametrize("name", ["safe_rlhf", "plain", "chat"])
+@pytest.mark.parametrize("messages", [(), TALK[:2]])
+def test_a_prompt_must_end_with_something_to_answer(name, messages):
+    with pytest.raises(UserError, match="must end with what the assistant replies to"):
+        get_template(name, toy.tokenizer(chat=CHATML)).prompt(messages)
+
+
+def test_a_role_without_a_place_and_a_template_that_refuses_are_sentences():
+    with pytest.raises(UserError, match="no place for role 'tool'; use template 'chat'"):
+        get_template("safe_rlhf", toy.tokenizer()).prompt((Message("tool", "42"), *toy.ask()))
+    strict = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system here') }}{% endif %}" + CHATML
+    with pytest.raises(UserError, match=r"refuses roles \['system', 'user'\]: no system here"):
+        get_template("chat", toy.tokenizer(chat=strict)).prompt((Message("system", "x"), *toy.ask()))

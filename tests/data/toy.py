@@ -1,0 +1,131 @@
+"""Tiny tokenizers and examples built in process, and a reader of packed batches that knows only the visibility rule."""
+
+from typing import NamedTuple
+
+import numpy as np
+import tokenizers as tk
+from tokenizers import decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from safedpo_jax.data.examples import TokenizedExamples, from_ids
+from safedpo_jax.data.ordering import OrderedPair
+from safedpo_jax.data.records import Message
+from safedpo_jax.structs import CHOSEN, PADDING, PROMPT, REJECTED, ROLES, PairBatch
+
+BOS, EOS, PAD = "<s>", "</s>", "<pad>"
+
+
+def backend(merges=(), bos=True):
+    """One token per byte, but for `merges` (pairs of byte-level pieces, in which a space is Ġ and a newline Ċ). BOS 0, EOS 1, PAD 2."""
+    pieces = [BOS, EOS, PAD, *sorted(pre_tokenizers.ByteLevel.alphabet()), *("".join(merge) for merge in merges)]
+    built = tk.Tokenizer(models.BPE(vocab={piece: number for number, piece in enumerate(pieces)}, merges=list(merges)))
+    built.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    built.decoder = decoders.ByteLevel()
+    built.add_special_tokens([BOS, EOS, PAD])
+    if bos:
+        built.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, 0)])
+    return built
+
+
+def tokenizer(merges=(), bos=True, chat=None, pad=None):
+    """A fast tokenizer on `backend`. Without `bos` it has no beginning-of-sequence token at all."""
+    names = {"eos_token": EOS, "bos_token": BOS if bos else None, "pad_token": pad, "chat_template": chat}
+    return PreTrainedTokenizerFast(tokenizer_object=backend(merges, bos), **{key: value for key, value in names.items() if value})
+
+
+def ask(text="Hi?"):
+    return (Message("user", text),)
+
+
+def pair(chosen="yes", rejected="no", prompt="Hi?", row=0, **labels):
+    """An ordered pair with a text or a message tuple for a prompt."""
+    labels = {"chosen_unsafe": False, "rejected_unsafe": True, "helpful": 1, "source": "toy", "where": f"toy.jsonl:{row + 1}"} | labels
+    return OrderedPair(prompt=ask(prompt) if isinstance(prompt, str) else prompt, chosen=chosen, rejected=rejected, row=row, **labels)
+
+
+def examples(lengths, *, sources=("a", "b"), seed=0) -> TokenizedExamples:
+    """Random ids in 3..999 for (prompt, chosen, rejected) lengths, random labels; example_id is 100 + its index."""
+    draw = np.random.default_rng(seed)
+    count = len(lengths)
+    return from_ids(
+        [tuple(draw.integers(3, 1000, size, dtype=np.int32) for size in example) for example in lengths],
+        chosen_unsafe=(draw.random(count) < 0.3).tolist(),
+        rejected_unsafe=(draw.random(count) < 0.6).tolist(),
+        helpful=draw.integers(-1, 2, count).tolist(),
+        example_id=list(range(100, 100 + count)),
+        source=[sources[index % len(sources)] for index in range(count)],
+    )
+
+
+class Seen(NamedTuple):
+    """One example as it can be read back from a batch."""
+
+    example_id: int
+    prompt: tuple[int, ...]
+    chosen: tuple[int, ...]
+    rejected: tuple[int, ...]
+    labels: tuple
+
+
+def wanted(columns: TokenizedExamples, indices=None) -> list[Seen]:
+    """What `unpack` has to give for these examples, sorted."""
+    indices = range(len(columns)) if indices is None else indices
+    label_names = ("weight", "chosen_unsafe", "rejected_unsafe", "helpful", "group")
+    return sorted(
+        Seen(
+            int(columns.example_id[i]),
+            tuple(columns.prompt(i).tolist()),
+            tuple(columns.chosen(i).tolist()),
+            tuple(columns.rejected(i).tolist()),
+            tuple(getattr(columns, name)[i].item() for name in label_names),
+        )
+        for i in indices
+    )
+
+
+def unpack(batch: PairBatch) -> list[Seen]:
+    """Every example of a batch, sorted, rebuilt from what each scored position can see (docstring of `structs`), either layout."""
+    flat = PairBatch(*(None if field is None else field.reshape(-1, field.shape[-1]) for field in batch))
+    double = len(flat.tokens) // len(flat.weight)
+    assert double in (1, 2)
+    check_padding(flat)
+    found = []
+    for row, slot in np.argwhere(flat.example_id >= 0):
+        rows = [row] if double == 1 else [2 * row, 2 * row + 1]
+        readings = [reading for token_row in rows for role in (CHOSEN, REJECTED) if (reading := read(flat, token_row, slot, role))]
+        prompts, responses = zip(*readings, strict=True)
+        assert len(set(prompts)) == 1, "both responses of a pair see one prompt (P-11)"
+        labels = tuple(getattr(flat, name)[row, slot].item() for name in ("weight", "chosen_unsafe", "rejected_unsafe", "helpful", "group"))
+        found.append(Seen(int(flat.example_id[row, slot]), prompts[0], responses[0], responses[1] if len(responses) > 1 else (), labels))
+    return sorted(found)
+
+
+def read(flat: PairBatch, row: int, slot: int, role: int):
+    """(prompt, response) that the scored positions of one segment predict, or None if there are none."""
+    codes = flat.segments[row]
+    own, prompt = (codes == 1 + ROLES * slot + role), (codes == 1 + ROLES * slot + PROMPT)
+    scored = np.flatnonzero(own & flat.loss_mask[row])
+    if not len(scored):
+        return None
+    for place in scored:  # what the position sees, in the order of positions, continues with its target
+        visible = np.flatnonzero((own | prompt) & (np.arange(len(codes)) <= place))
+        np.testing.assert_array_equal(flat.positions[row, visible], np.arange(len(visible)))
+        tokens = (*flat.tokens[row, visible].tolist(), int(flat.targets[row, place]))
+    size = len(tokens) - len(scored)
+    for step, place in enumerate(scored):
+        assert tokens[size + step] == flat.targets[row, place], "a target is the next input of its segment"
+    return tokens[:size], tokens[size:]
+
+
+def check_padding(flat: PairBatch) -> None:
+    """Padding and unscored places hold zeros, empty slots have weight 0 (P-09), and nothing is scored in a prompt (P-08)."""
+    empty = flat.segments == PADDING
+    for field in (flat.tokens, flat.positions):
+        assert not field[empty].any()
+    assert not flat.targets[~flat.loss_mask].any()
+    assert not (flat.loss_mask & (empty | ((flat.segments - 1) % ROLES == PROMPT))).any()
+    vacant = flat.example_id < 0
+    for name in PairBatch._fields[5:]:
+        field = getattr(flat, name)
+        if field is not None and name != "example_id":
+            assert not field[vacant].any(), name
