@@ -30,15 +30,15 @@ class Data:
 
     train: str = ""  # file, glob, tfds:NAME:SPLIT or hf:NAME:SPLIT; several separated by commas
     eval: str = ""  # held-out examples in the same forms; empty = no evaluation
-    format: str = "auto"  # auto, pku, pairs, messages, hh, sft
+    format: str = "auto"  # auto, pku, pairs, chat, hh; for SFT also sft, messages
     ordering: str = "auto"  # safety, helpful, safer, safebetter; auto = what the loss asks for
-    contradictory: str = "drop"  # drop or raise: the flags say one thing and safer_response_id the other
+    on_contradiction: str = "drop"  # drop, raise or keep: the flags say one thing and safer_response_id the other
     unlabelled: str = "raise"  # raise or drop: the ordering needs a helpfulness label and the pair has none
     template: str = "auto"  # chat, safe_rlhf, plain; auto = chat if the tokenizer has a template, else safe_rlhf
     max_length: int = 512  # tokens of prompt + response
     truncation: str = "drop"  # response too long: drop, keep_without_eos, force_eos
     long_prompt: str = "drop"  # prompt leaves no room for a response: drop, truncate_left
-    max_vanished: float = 0.5  # refuse to train when a larger share of examples was dropped by tokenization
+    max_dropped_share: float = 0.5  # refuse to train when tokenization drops a larger share of the examples
     limit: int | None = None  # use the first N training examples only
 
 
@@ -93,8 +93,10 @@ class Batch:
     """What one optimiser step sees: exactly `pairs` pairs, packed into rows, run in microbatches of `rows` rows."""
 
     pairs: int = 64
-    rows: int = 8  # rows per microbatch over all processes; a multiple of the devices that share the batch
-    row_length: int | None = None  # tokens per row; None = 2 * data.max_length, which any pair fits
+    rows: int | None = None  # rows per microbatch over all processes; None = 4 for each device that shares the batch
+    row_length: int | None = (
+        None  # tokens per row; None = 2 * data.max_length, which any pair fits; pairs that do not fit are dropped and counted
+    )
     layout: str = "shared"  # shared (prompt computed once, rows packed) or plain (one response per row)
     eval_rows: int | None = None  # rows per evaluation or reference batch; None = rows
 

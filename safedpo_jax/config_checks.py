@@ -7,9 +7,9 @@ from safedpo_jax.checks import UsageError, one_of
 
 CHOICES = {
     "reference": ("in_step", "cached"),
-    "data.format": ("auto", "pku", "pairs", "messages", "hh", "sft"),
+    "data.format": ("auto", "pku", "pairs", "chat", "hh", "sft", "messages"),
     "data.ordering": ("auto", "safety", "helpful", "safer", "safebetter"),
-    "data.contradictory": ("drop", "raise"),
+    "data.on_contradiction": ("drop", "raise", "keep"),
     "data.unlabelled": ("raise", "drop"),
     "data.template": ("auto", "chat", "safe_rlhf", "plain"),
     "data.truncation": ("drop", "keep_without_eos", "force_eos"),
@@ -30,16 +30,15 @@ POSITIVE = (
     "optimizer.eps",
     "optimizer.clip_norm",
     "batch.pairs",
-    "batch.rows",
     "checkpoint.every",
     "log.every",
     "checkpoint.keep_last",
     "epochs",
 )
-POSITIVE_IF_SET = ("steps", "data.limit", "batch.row_length", "batch.eval_rows", "eval.pairs", "loss.beta")
+POSITIVE_IF_SET = ("steps", "data.limit", "batch.rows", "batch.row_length", "batch.eval_rows", "eval.pairs", "loss.beta")
 NOT_NEGATIVE = ("optimizer.weight_decay", "checkpoint.keep_best", "eval.every")
 NOT_NEGATIVE_IF_SET = ("loss.delta",)
-SHARES = ("data.max_vanished", "optimizer.warmup_ratio", "optimizer.final_ratio")
+SHARES = ("data.max_dropped_share", "optimizer.warmup_ratio", "optimizer.final_ratio")
 BELOW_ONE = ("optimizer.b1", "optimizer.b2")
 
 
@@ -83,14 +82,14 @@ def _combinations(flat: Mapping[str, Any]) -> None:
         )
     if flat["model.reference_path"] and flat["loss.name"] == "sft":
         raise UsageError("config key 'model.reference_path' is set, but loss.name='sft' has no reference; remove it")
-    row_length, longest = flat["batch.row_length"], 2 * flat["data.max_length"]
-    if row_length is not None and row_length < longest:
+    if flat["batch.row_length"] is not None and flat["batch.row_length"] < flat["data.max_length"]:
         raise UsageError(
-            f"batch.row_length={row_length} cannot hold the longest possible pair (2 * data.max_length = {longest} tokens); "
-            "raise it or lower data.max_length"
+            f"batch.row_length={flat['batch.row_length']} is shorter than data.max_length={flat['data.max_length']}; make it at least as long"
         )
-    if flat["batch.layout"] == "plain" and flat["batch.rows"] % 2:
-        raise UsageError(f"batch.rows={flat['batch.rows']} is odd, but the plain layout gives every pair two rows")
+    if flat["batch.layout"] == "plain" and any((flat[key] or 2) % 2 for key in ("batch.rows", "batch.eval_rows")):
+        raise UsageError("batch.rows and batch.eval_rows must be even in the plain layout, which gives every pair two rows")
+    if flat["batch.layout"] == "plain" and flat["batch.row_length"] is not None:
+        raise UsageError("config key 'batch.row_length' is set, but the plain layout's rows are data.max_length tokens; remove it")
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = ""):

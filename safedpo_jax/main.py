@@ -32,8 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2 if isinstance(error, checks.UsageError) else 1
 
 
-def parse(arguments: Sequence[str]) -> tuple[configs.Config, str]:
-    """Config and run directory of a command line.
+def parse(arguments: Sequence[str], *, workdir: bool = True) -> tuple[configs.Config, str]:
+    """Config and run directory of a command line (`workdir=False`: the flag may be missing, and is then empty).
 
     Raises:
       UsageError: names the flag, key or file that is wrong, and the nearest right one.
@@ -54,9 +54,9 @@ def parse(arguments: Sequence[str]) -> tuple[configs.Config, str]:
         raise checks.UsageError(f"unexpected argument {rest[1]!r}; options start with --, see --help")
     if config is None:
         raise checks.UsageError("--config is missing: name a file such as configs/safedpo.py")
-    if not values.workdir:
+    if workdir and not values.workdir:
         raise checks.UsageError("--workdir is missing: name the run directory")
-    return configs.from_config_dict(config), values.workdir
+    return configs.from_config_dict(config), values.workdir or ""
 
 
 def help_text() -> str:

@@ -11,6 +11,8 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+# Eight devices on two cores: programs in flight at the same time can starve one another of threads inside a collective, and XLA then aborts.
+jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 @pytest.fixture(scope="session")

@@ -47,7 +47,7 @@ def test_unknown_key_names_the_nearest():
         ("reference_cache", "somewhere", "reference_cache.*does not read"),
         ("data.train", "", r"data\.train.*empty"),
         ("data.truncation", "right", r"data\.truncation.*'drop'"),
-        ("data.max_vanished", 1.5, r"share.*\[0, 1\]"),
+        ("data.max_dropped_share", 1.5, r"share.*\[0, 1\]"),
         ("model.preset", "tiny", "exactly one of model.path and model.preset"),
         ("optimizer.b2", 1.0, r"optimizer\.b2.*\[0, 1\)"),
         ("optimizer.weight_decay", -0.1, "must not be negative"),
@@ -55,7 +55,7 @@ def test_unknown_key_names_the_nearest():
         ("loss.beta", -0.1, r"loss\.beta.*positive"),
         ("loss.delta", -1.0, r"loss\.delta.*negative"),
         ("loss.name", "safe_dpo", "did you mean 'safedpo'"),
-        ("batch.row_length", 600, r"600 cannot hold the longest possible pair .*1024"),
+        ("batch.row_length", 500, r"500 is shorter than data\.max_length=512"),
         ("batch.layout", "packed", "'shared', 'plain'"),
     ],
 )

@@ -1,0 +1,77 @@
+"""Who sees whom, and the attention itself: the one place that chooses an implementation per backend."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Integer
+
+from safedpo_jax import checks
+from safedpo_jax.models.precision import at_least_float32
+from safedpo_jax.structs import PROMPT, ROLES
+
+IMPLEMENTATIONS = ("auto", "einsum", "jax")
+
+
+def segment_mask(segments: Integer[Array, "b t"]) -> Bool[Array, "b t t"]:
+    """Visibility [row, query, key] in packed rows, from segment codes (see `safedpo_jax.structs`).
+
+    A key is visible iff it is not later in the row, in the query's slot, and in the prompt or in the query's own segment. Padding sees
+    itself, so that no softmax is empty, and nothing else sees padding.
+    """
+    query, key = segments[:, :, None], segments[:, None, :]
+    same_slot = (query - 1) // ROLES == (key - 1) // ROLES
+    in_reach = ((key - 1) % ROLES == PROMPT) | (key == query)
+    return causal_mask(segments.shape[1]) & same_slot & in_reach
+
+
+def causal_mask(time: int) -> Bool[Array, "1 t t"]:
+    """Every key that is not later than the query."""
+    steps = jnp.arange(time)
+    return (steps[None, :] <= steps[:, None])[None]
+
+
+def visible_before(mask: Bool[Array, "b t t"]) -> Int[Array, "b t"]:
+    """Number of other keys that each query sees: its position within its pair, whatever the padding and the packing."""
+    return jnp.sum(mask, axis=-1, dtype=jnp.int32) - 1
+
+
+def attend(
+    query: Float[Array, "b t heads d"],
+    key: Float[Array, "b s kv_heads d"],
+    value: Float[Array, "b s kv_heads d"],
+    mask: Bool[Array, "#b t s"],
+    *,
+    implementation: str = "auto",
+) -> Float[Array, "b t heads d"]:
+    """Grouped-query attention: query head h reads key/value head h // (heads / kv_heads). Softmax in float32.
+
+    A query that sees no key gets the mean of all values: finite, and of no use to anyone.
+
+    Args:
+      query: queries, rotary embedding applied. A multiple of the number of key/value heads.
+      key: keys, rotary embedding applied; never repeated per query head.
+      value: values.
+      mask: True where query t may look at key s.
+      implementation: `einsum`; `jax` for jax.nn.dot_product_attention; `auto` takes einsum on CPU, where it is the faster one, else jax.
+    """
+    checks.one_of("The attention implementation", implementation, IMPLEMENTATIONS)
+    if implementation == "auto":
+        implementation = "einsum" if jax.default_backend() == "cpu" else "jax"
+    if implementation == "jax":
+        return jax.nn.dot_product_attention(query, key, value, mask=mask[:, None])
+    return _einsum(query, key, value, mask)
+
+
+def _einsum(
+    query: Float[Array, "b t heads d"],
+    key: Float[Array, "b s kv_heads d"],
+    value: Float[Array, "b s kv_heads d"],
+    mask: Bool[Array, "#b t s"],
+) -> Float[Array, "b t heads d"]:
+    batch, time, heads, size = query.shape
+    grouped = query.reshape(batch, time, key.shape[2], -1, size)
+    precise = at_least_float32(query.dtype)
+    scores = jnp.einsum("btkgd,bskd->bkgts", grouped, key, preferred_element_type=precise) * size**-0.5
+    # Finite, so that a row without any visible key stays a number in the forward and the backward pass.
+    scores = jnp.where(mask[:, None, None], scores, jnp.finfo(precise).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    return jnp.einsum("bkgts,bskd->btkgd", weights, value).reshape(batch, time, heads, size)

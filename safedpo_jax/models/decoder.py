@@ -1,0 +1,146 @@
+"""The Llama-shaped decoder: embedding, scanned layers, final norm, head. Llama, Mistral and Qwen2 are settings of it."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Integer
+
+from safedpo_jax.models import attention, rope
+from safedpo_jax.models.config import LlamaConfig, ModelOptions
+from safedpo_jax.models.layers import Embed, GatedMLP, RMSNorm, linear
+
+
+class Cache(NamedTuple):
+    """Keys and values of the tokens decoded so far; a token of position p lies in slot p of its row."""
+
+    key: Float[Array, "layers b length kv_heads d"]
+    value: Float[Array, "layers b length kv_heads d"]
+    written: Bool[Array, "b length"]
+
+
+class Attention(nnx.Module):
+    """The four projections of self-attention; what is attended to is the caller's business (a row, or a cache)."""
+
+    def __init__(self, config: LlamaConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs):
+        settings = {"stddev": config.initializer_range, "dtype": dtype, "rngs": rngs}
+        width, kv_width = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+        self.query = linear(config.hidden_size, width, use_bias=config.qkv_bias, **settings)
+        self.key = linear(config.hidden_size, kv_width, use_bias=config.qkv_bias, **settings)
+        self.value = linear(config.hidden_size, kv_width, use_bias=config.qkv_bias, **settings)
+        self.output = linear(width, config.hidden_size, use_bias=config.output_bias, **settings)
+        self.head_dim = config.head_dim
+
+    def __call__(self, inputs: Float[Array, "b t f"], rotation: tuple[Any, Any], attend: Callable[..., Any]) -> tuple[Any, Any]:
+        split = (*inputs.shape[:2], -1, self.head_dim)
+        query = rope.rotate(self.query(inputs).reshape(split), *rotation)
+        key = rope.rotate(self.key(inputs).reshape(split), *rotation)
+        mixed, state = attend(query, key, self.value(inputs).reshape(split))
+        return self.output(mixed.reshape(*inputs.shape[:2], -1)), state
+
+
+class Block(nnx.Module):
+    """One pre-norm layer."""
+
+    def __init__(self, config: LlamaConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs):
+        self.attention_norm = RMSNorm(config.hidden_size, epsilon=config.rms_norm_eps, dtype=dtype)
+        self.attention = Attention(config, dtype=dtype, rngs=rngs)
+        self.mlp_norm = RMSNorm(config.hidden_size, epsilon=config.rms_norm_eps, dtype=dtype)
+        self.mlp = GatedMLP(
+            config.hidden_size,
+            config.intermediate_size,
+            use_bias=config.mlp_bias,
+            stddev=config.initializer_range,
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+    def __call__(self, inputs: Float[Array, "b t f"], rotation: tuple[Any, Any], attend: Callable[..., Any]) -> tuple[Any, Any]:
+        """Args: rotation: (cosine, sine); attend: (query, key, value) -> (mixed values, state), the state is passed through."""
+        mixed, state = self.attention(self.attention_norm(inputs), rotation, attend)
+        middle = inputs + mixed
+        return middle + self.mlp(self.mlp_norm(middle)), state
+
+
+class Decoder(nnx.Module):
+    """The whole network. Layer parameters carry a leading layer axis and the layers run under lax.scan."""
+
+    def __init__(self, config: LlamaConfig, options: ModelOptions, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs):
+        settings = {"stddev": config.initializer_range, "dtype": dtype, "rngs": rngs}
+        self.embed = Embed(config.vocab_size, config.hidden_size, **settings)
+
+        @nnx.split_rngs(splits=config.num_hidden_layers)
+        @nnx.vmap(in_axes=(0,), out_axes=0)
+        def stack(rngs: nnx.Rngs) -> Block:
+            return Block(config, dtype=dtype, rngs=rngs)
+
+        self.layers = stack(rngs)
+        self.norm = RMSNorm(config.hidden_size, epsilon=config.rms_norm_eps, dtype=dtype)
+        if not config.tie_word_embeddings:
+            self.head = linear(config.hidden_size, config.vocab_size, use_bias=False, **settings)
+        self.config, self.options = config, options
+
+    def head_matrix(self) -> Float[Array, "f v"]:
+        """[features, vocabulary]: the head, or the transposed embedding when they are tied."""
+        return self.embed.embedding[...].T if self.config.tie_word_embeddings else self.head.kernel[...]
+
+    def hidden(
+        self,
+        tokens: Integer[Array, "b t"],
+        positions: Integer[Array, "b t"] | None,
+        segments: Integer[Array, "b t"] | None,
+    ) -> Float[Array, "b t f"]:
+        """Features after the final norm, of whole rows."""
+        mask = attention.causal_mask(tokens.shape[1]) if segments is None else attention.segment_mask(segments)
+        rotation = self._rotation(attention.visible_before(mask) if positions is None else positions)
+        graph, stacked = nnx.split(self.layers)
+
+        def attend(query: Any, key: Any, value: Any) -> tuple[Any, None]:
+            return attention.attend(query, key, value, mask, implementation=self.options.attention), None
+
+        def layer(inputs: Any, params: Any) -> tuple[Any, None]:
+            return nnx.merge(graph, params)(inputs, rotation, attend)
+
+        if self.options.remat == "full":
+            layer = jax.checkpoint(layer, prevent_cse=False)  # inside a scan nothing can be merged across iterations
+        outputs, _ = jax.lax.scan(layer, self.embed(tokens), stacked)
+        return self.norm(outputs)
+
+    def decode(self, tokens: Integer[Array, "b t"], positions: Integer[Array, "b t"], cache: Cache) -> tuple[Float[Array, "b t f"], Cache]:
+        """Features after the final norm, of tokens that continue a cache; see `Model.decode`."""
+        length = cache.written.shape[1]
+        rows = jnp.broadcast_to(jnp.arange(tokens.shape[0])[:, None], tokens.shape)
+        slots = jnp.where(positions < 0, length, positions)  # a slot past the end is dropped
+        written = cache.written.at[rows, slots].set(True, mode="drop")
+        mask = written[:, None, :] & (jnp.arange(length)[None, None, :] <= positions[:, :, None])
+        rotation = self._rotation(positions)
+        graph, stacked = nnx.split(self.layers)
+
+        def layer(carry: Any, scanned: Any) -> tuple[Any, None]:
+            inputs, keys, values = carry
+            index, params = scanned
+            here = jnp.full_like(rows, index)
+
+            def attend(query: Any, key: Any, value: Any) -> tuple[Any, Any]:
+                new_keys = keys.at[here, rows, slots].set(key.astype(keys.dtype), mode="drop")
+                new_values = values.at[here, rows, slots].set(value.astype(values.dtype), mode="drop")
+                key, value = new_keys[index].astype(key.dtype), new_values[index].astype(value.dtype)
+                return attention.attend(query, key, value, mask, implementation=self.options.attention), (new_keys, new_values)
+
+            outputs, (keys, values) = nnx.merge(graph, params)(inputs, rotation, attend)
+            return (outputs, keys, values), None
+
+        indices = jnp.arange(self.config.num_hidden_layers, dtype=rows.dtype)
+        (outputs, keys, values), _ = jax.lax.scan(layer, (self.embed(tokens), cache.key, cache.value), (indices, stacked))
+        return self.norm(outputs), Cache(keys, values, written)
+
+    def _rotation(self, positions: Integer[Array, "b t"]) -> tuple[Any, Any]:
+        return rope.rotation(self.config.rope, self.config.head_dim, positions)
+
+
+def init_cache(config: LlamaConfig, batch: int, length: int, dtype: jax.typing.DTypeLike) -> Cache:
+    """An empty cache for `batch` rows of at most `length` tokens."""
+    shape = (config.num_hidden_layers, batch, length, config.num_key_value_heads, config.head_dim)
+    return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.zeros((batch, length), bool))

@@ -1,0 +1,30 @@
+"""The families this package knows; a new one is a file beside llama.py and a line here."""
+
+from typing import Any
+
+from safedpo_jax import checks
+from safedpo_jax.models import llama, mistral, qwen2
+from safedpo_jax.models.family import Family
+
+FAMILIES: dict[str, Family] = {family.name: family for family in (llama.FAMILY, mistral.FAMILY, qwen2.FAMILY)}
+
+
+def family_of(config: Any) -> Family:
+    """The family that `config.family` names."""
+    checks.one_of("The model family", config.family, FAMILIES, checks.UserError)
+    return FAMILIES[config.family]
+
+
+def detect(raw: dict[str, Any]) -> Family:
+    """The family of a config.json, by its architectures, else by its model_type.
+
+    Raises:
+      UserError: none of ours; lists those that are.
+    """
+    named = raw.get("architectures") or []
+    for family in FAMILIES.values():
+        if any(name in family.architectures for name in named) or (not named and raw.get("model_type") == family.name):
+            return family
+    found = f"the architecture {', '.join(map(str, named))}" if named else f"model_type {raw.get('model_type')!r}"
+    known = ", ".join(family.architectures[0] for family in FAMILIES.values())
+    raise checks.UserError(f"it describes {found}, which this package has no port of. Supported: {known}.")

@@ -1,0 +1,160 @@
+"""config.json of a Hugging Face directory: the keys that Llama-like families share, read strictly and written back.
+
+transformers 5 writes `rope_parameters`; older versions write `rope_theta` beside `rope_scaling`. Both are read and both are written, so
+that an export opens in either.
+"""
+
+import dataclasses
+from typing import Any
+
+from safedpo_jax import checks
+from safedpo_jax.models.config import LlamaConfig
+from safedpo_jax.models.rope import TYPES, Rope
+
+REQUIRED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+OPTIONAL = ("vocab_size", "num_key_value_heads", "head_dim", "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings")
+KNOWN = (
+    *REQUIRED,
+    *OPTIONAL,
+    *("rope_theta", "rope_scaling", "rope_parameters", "initializer_range", "attention_bias", "mlp_bias", "hidden_act"),
+    *("architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "_name_or_path", "auto_map"),
+)
+EXPECTED = {"hidden_act": "silu", "attention_dropout": 0, "partial_rotary_factor": 1, "quantization_config": None}
+
+
+def read(raw: dict[str, Any], family: str, *, vocab_size: int = 32000, max_position_embeddings: int = 2048, **biases: bool) -> LlamaConfig:
+    """LlamaConfig from the shared keys; `vocab_size` and `max_position_embeddings` are the family's defaults where the file has none.
+
+    Raises:
+      UserError: a key is missing, has the wrong type, or asks for something the port does not do.
+    """
+    missing = [key for key in REQUIRED if raw.get(key) is None]
+    if missing:
+        raise checks.UserError(f"it lacks {', '.join(missing)}; is it the config.json of a {family} model?")
+    for key, expected in EXPECTED.items():
+        if raw.get(key) is not None and raw[key] != expected:
+            raise checks.UserError(
+                f"it sets {key} to {raw[key]!r}; this port knows only {expected!r}. Convert the model or choose another."
+            )
+    heads = integer(raw, "num_attention_heads", 0)
+    return LlamaConfig(
+        family=family,
+        vocab_size=integer(raw, "vocab_size", vocab_size),
+        hidden_size=integer(raw, "hidden_size", 0),
+        intermediate_size=integer(raw, "intermediate_size", 0),
+        num_hidden_layers=integer(raw, "num_hidden_layers", 0),
+        num_attention_heads=heads,
+        num_key_value_heads=integer(raw, "num_key_value_heads", heads),
+        head_dim=integer(raw, "head_dim", integer(raw, "hidden_size", 0) // max(heads, 1)),
+        max_position_embeddings=integer(raw, "max_position_embeddings", max_position_embeddings),
+        rms_norm_eps=number(raw, "rms_norm_eps", 1e-6),
+        rope=read_rope(raw, integer(raw, "max_position_embeddings", max_position_embeddings)),
+        tie_word_embeddings=boolean(raw, "tie_word_embeddings", False),
+        initializer_range=number(raw, "initializer_range", 0.02),
+        extra={key: value for key, value in raw.items() if key not in KNOWN},
+        **biases,
+    )
+
+
+def write(config: LlamaConfig) -> dict[str, Any]:
+    """The shared keys of config.json, those of `config.extra` first."""
+    fields = ("initializer_range", *REQUIRED, *OPTIONAL)
+    rope = write_rope(config.rope)
+    shared = {field: getattr(config, field) for field in fields} | {"hidden_act": "silu", "rope_parameters": rope}
+    legacy = {"rope_theta": config.rope.rope_theta, "rope_scaling": None if config.rope.rope_type == "default" else rope}
+    return {**config.extra, **shared, **legacy}
+
+
+def expect_biases(config: LlamaConfig, **expected: bool) -> None:
+    """Raises UserError if the family's config.json cannot say which biases the model has: the export would lose them."""
+    for name, value in expected.items():
+        if getattr(config, name) != value:
+            raise checks.UserError(f"A {config.family} config.json cannot say {name}={getattr(config, name)}; choose another family.")
+
+
+def read_rope(raw: dict[str, Any], max_position_embeddings: int) -> Rope:
+    """Rope settings from either spelling.
+
+    Raises:
+      UserError: an unknown type or key. `dynamic` is refused because its frequencies follow the longest row of a batch, so that the
+        log-probabilities of a row would depend on its neighbours; `longrope` and others are not ported.
+    """
+    settings = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
+    given = {key: value for key, value in settings.items() if key not in ("type", "rope_type") and value is not None}
+    kind = settings.get("rope_type") or settings.get("type") or "default"
+    if kind not in TYPES:
+        reason = " It makes a row's numbers depend on the longest row of its batch." if kind == "dynamic" else ""
+        raise checks.UserError(f"it asks for the rope type {kind!r}; supported are {', '.join(TYPES)}.{reason}")
+    given.setdefault("rope_theta", raw.get("rope_theta") or 10000.0)
+    if given.get("partial_rotary_factor") == 1:
+        del given["partial_rotary_factor"]
+    unknown = sorted(set(given) - {field.name for field in dataclasses.fields(Rope)})
+    if unknown:
+        raise checks.UserError(f"its rope settings hold {', '.join(unknown)}, which this port does not know.")
+    if kind != "default" and "factor" not in given:
+        raise checks.UserError(f"its rope settings of type {kind!r} lack `factor`.")
+    if kind in ("llama3", "yarn"):
+        given.setdefault("original_max_position_embeddings", max_position_embeddings)
+    return Rope(rope_type=kind, **{key: _rope_value(given, key) for key in given})
+
+
+def _rope_value(given: dict[str, Any], key: str) -> int | float | bool:
+    if key == "truncate":
+        return boolean(given, key, True)
+    return integer(given, key, 0) if key == "original_max_position_embeddings" else number(given, key, 0.0)
+
+
+def write_rope(rope: Rope) -> dict[str, Any]:
+    """`rope_parameters` with the keys that the type reads, and no others: transformers warns of strangers."""
+    reads = {
+        "default": (),
+        "linear": ("factor",),
+        "llama3": ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
+        "yarn": (
+            *("factor", "original_max_position_embeddings", "beta_fast", "beta_slow"),
+            *("attention_factor", "mscale", "mscale_all_dim", "truncate"),
+        ),
+    }
+    values = {key: getattr(rope, key) for key in ("rope_type", "rope_theta", *reads[rope.rope_type])}
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def refuse_window(raw: dict[str, Any], window: Any, key: str) -> None:
+    """Raises UserError for an attention window shorter than the context: rows past it would get other numbers than the model's own."""
+    context = raw.get("max_position_embeddings") or 131072
+    if window is not None and window < context:
+        raise checks.UserError(
+            f"it has {key} with a window of {window}, shorter than its max_position_embeddings {context}; sliding windows are not "
+            f"supported. If all your rows are at most {window} tokens long, the window has no effect: set sliding_window to null in a copy "
+            "of config.json."
+        )
+
+
+def integer(raw: dict[str, Any], key: str, default: int) -> int:
+    """raw[key] as an integer; the default where it is missing or null."""
+    value = raw.get(key)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+        raise checks.UserError(f"its {key} is {value!r}, not an integer.")
+    return int(value)
+
+
+def number(raw: dict[str, Any], key: str, default: float) -> float:
+    """raw[key] as a float; the default where it is missing or null."""
+    value = raw.get(key)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise checks.UserError(f"its {key} is {value!r}, not a number.")
+    return float(value)
+
+
+def boolean(raw: dict[str, Any], key: str, default: bool) -> bool:
+    """raw[key] as a boolean; the default where it is missing or null."""
+    value = raw.get(key)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise checks.UserError(f"its {key} is {value!r}, not true or false.")
+    return value

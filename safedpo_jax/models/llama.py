@@ -1,0 +1,68 @@
+"""Llama 1, 2 and 3 and their descendants with the same config (Alpaca, Vicuna, Beaver, Tulu): dialect, names, partition rules."""
+
+from typing import Any
+
+from safedpo_jax.models import hf_config
+from safedpo_jax.models.config import LlamaConfig
+from safedpo_jax.models.decoder import Decoder, init_cache
+from safedpo_jax.models.family import Family, PartitionRules, Tensor
+
+PARTITION_RULES: PartitionRules = (
+    (r"^embed/embedding$", ("tensor", "fsdp")),
+    (r"^head/kernel$", ("fsdp", "tensor")),
+    (r"^layers/attention/(query|key|value)/kernel$", (None, "fsdp", "tensor")),
+    (r"^layers/attention/output/kernel$", (None, "tensor", "fsdp")),
+    (r"^layers/mlp/(gate|up)/kernel$", (None, "fsdp", "tensor")),
+    (r"^layers/mlp/down/kernel$", (None, "tensor", "fsdp")),
+    (r"^layers/(attention/(query|key|value)|mlp/(gate|up))/bias$", (None, "tensor")),
+    (r"(bias|scale)$", ()),
+)
+
+
+def read(raw: dict[str, Any]) -> LlamaConfig:
+    """LlamaConfig from a config.json of type `llama`."""
+    bias = hf_config.boolean(raw, "attention_bias", False)
+    return hf_config.read(raw, "llama", qkv_bias=bias, output_bias=bias, mlp_bias=hf_config.boolean(raw, "mlp_bias", False))
+
+
+def write(config: LlamaConfig) -> dict[str, Any]:
+    """The `llama` dialect of config.json."""
+    hf_config.expect_biases(config, qkv_bias=config.output_bias)
+    return {**hf_config.write(config), "attention_bias": config.output_bias, "mlp_bias": config.mlp_bias}
+
+
+def tensors(config: LlamaConfig) -> tuple[Tensor, ...]:
+    """Name table. Llama, Mistral and Qwen2 checkpoints share it; they differ in which biases exist."""
+    layer, table = "model.layers.{layer}.", [Tensor("embed/embedding", "model.embed_tokens.weight")]
+    for ours, theirs in (("attention_norm", "input_layernorm"), ("mlp_norm", "post_attention_layernorm")):
+        table.append(Tensor(f"layers/{ours}/scale", f"{layer}{theirs}.weight"))
+    for ours, theirs, bias in (
+        ("attention/query", "self_attn.q_proj", config.qkv_bias),
+        ("attention/key", "self_attn.k_proj", config.qkv_bias),
+        ("attention/value", "self_attn.v_proj", config.qkv_bias),
+        ("attention/output", "self_attn.o_proj", config.output_bias),
+        ("mlp/gate", "mlp.gate_proj", config.mlp_bias),
+        ("mlp/up", "mlp.up_proj", config.mlp_bias),
+        ("mlp/down", "mlp.down_proj", config.mlp_bias),
+    ):
+        table.append(Tensor(f"layers/{ours}/kernel", f"{layer}{theirs}.weight", transposed=True))
+        if bias:
+            table.append(Tensor(f"layers/{ours}/bias", f"{layer}{theirs}.bias"))
+    table.append(Tensor("norm/scale", "model.norm.weight"))
+    if not config.tie_word_embeddings:
+        table.append(Tensor("head/kernel", "lm_head.weight", transposed=True))
+    return tuple(table)
+
+
+FAMILY = Family(
+    name="llama",
+    architectures=("LlamaForCausalLM", "LLaMAForCausalLM"),
+    read=read,
+    write=write,
+    build=Decoder,
+    init_cache=init_cache,
+    tensors=tensors,
+    partition_rules=PARTITION_RULES,
+    head="lm_head.weight",
+    harmless=r"rotary_emb\.inv_freq$",
+)

@@ -1,0 +1,127 @@
+"""The *.safetensors files of a directory as one table of tensors, read slice by slice.
+
+Every read opens its file anew: safetensors maps files into memory, and pages of a mapping that stays open would count as ours, a second
+copy of the model by the end.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from safedpo_jax import checks
+
+STORED = ("F64", "F32", "F16", "BF16")
+INDEX = "model.safetensors.index.json"
+
+
+class Stored(NamedTuple):
+    """Where a tensor lies and what it is."""
+
+    file: Path
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def scan(directory: Path) -> dict[str, Stored]:
+    """Name -> place, shape and dtype of every tensor, from the headers alone.
+
+    Raises:
+      UserError: no safetensors, a shard that is missing, truncated or damaged, a tensor that the index promises and the shard lacks.
+    """
+    names, table = _index(directory), {}
+    files = sorted(set(names.values())) if names else _unindexed(directory)
+    missing = [file for file in files if not (directory / file).is_file()]
+    if missing:
+        raise checks.UserError(f"{directory} lacks {len(missing)} of its {len(files)} weight files: {_some(missing)}. Fetch them again.")
+    for file in files:
+        table |= _header(directory / file)
+    gone = [name for name in names if name not in table]
+    if gone:
+        raise checks.UserError(
+            f"{directory / INDEX} lists {len(gone)} tensors that its files do not hold: {_some(gone)}. Fetch them again."
+        )
+    return table
+
+
+def read(stored: Stored, name: str, window: tuple[slice, ...]) -> np.ndarray:
+    """A rectangle of a tensor, copied into memory; bfloat16 comes as ml_dtypes.bfloat16."""
+    try:
+        with safe_open(stored.file, framework="numpy") as file:
+            return file.get_slice(name)[window]
+    except (SafetensorError, OSError) as error:
+        raise checks.UserError(f"{stored.file}: reading {name} failed ({error}); the file changed or the disk is faulty.") from error
+
+
+def read_json(path: Path) -> Any:
+    """A JSON object of a model directory.
+
+    Raises:
+      UserError: not readable, not JSON, or no object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise checks.UserError(f"{path} is not readable as JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise checks.UserError(f"{path} holds a JSON {type(content).__name__} where an object with named keys belongs.")
+    return content
+
+
+def _index(directory: Path) -> dict[str, str]:
+    """Tensor name -> file name as the index has it; empty without an index."""
+    path = directory / INDEX
+    if not path.is_file():
+        return {}
+    names = read_json(path).get("weight_map")
+    if not isinstance(names, dict) or not names or not all(isinstance(file, str) for file in names.values()):
+        raise checks.UserError(f"{path} has no `weight_map` from tensor names to file names.")
+    outside = [file for file in names.values() if Path(file).name != file]
+    if outside:
+        raise checks.UserError(f"{path} points outside its directory: {_some(outside)}.")
+    return names
+
+
+def _unindexed(directory: Path) -> list[str]:
+    """The weight files of a directory without an index."""
+    found = sorted(path.name for path in directory.glob("*.safetensors"))
+    if "model.safetensors" in found:
+        return ["model.safetensors"]
+    if not found:
+        pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in directory.glob(pattern))
+        if pickles:
+            raise checks.UserError(
+                f"{directory} holds weights only as pickles ({_some(pickles)}), which run code when they are opened and are not read "
+                "here. Convert them where torch is installed: AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder)."
+            )
+        raise checks.UserError(f"{directory} holds no *.safetensors file. Weights are read from safetensors only.")
+    numbered = [re.fullmatch(r"(.*)-\d+-of-(\d+)\.safetensors", name) for name in found]
+    if all(numbered) and len({(match[1], match[2]) for match in numbered if match}) == 1 and numbered[0]:
+        stem, count = numbered[0][1], numbered[0][2]
+        return [f"{stem}-{part:0{len(count)}d}-of-{count}.safetensors" for part in range(1, int(count) + 1)]
+    if len(found) == 1:
+        return found
+    raise checks.UserError(f"{directory} holds several weight files ({_some(found)}) and no {INDEX} that says which belong together.")
+
+
+def _header(path: Path) -> dict[str, Stored]:
+    size = path.stat().st_size
+    try:
+        with safe_open(path, framework="numpy") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            return {name: Stored(path, tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
+    except (SafetensorError, OSError) as error:
+        hint = (
+            "a Git LFS pointer, not the weights: run `git lfs pull`"
+            if size < 1024 and b"git-lfs" in path.read_bytes()
+            else "truncated or damaged"
+        )
+        raise checks.UserError(f"{path} ({size} bytes) is {hint}; fetch it again ({error}).") from error
+
+
+def _some(names: list[str], limit: int = 5) -> str:
+    unique = list(dict.fromkeys(names))
+    return ", ".join(unique[:limit]) + (f" and {len(unique) - limit} more" if len(unique) > limit else "")

@@ -1,0 +1,179 @@
+"""Generation with a key-value cache: one pass over the prompts, then one token at a time until every row has ended."""
+
+import functools
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float32, Int32
+
+from safedpo_jax import checks
+from safedpo_jax.sampling import filters
+
+
+class Generation(NamedTuple):
+    """What was generated. Positions after a row's end hold token 0 and log-prob 0; use `lengths`, never a token id, to tell them."""
+
+    tokens: Int32[Array, "b max_new"]
+    lengths: Int32[Array, " b"]
+    """Tokens generated, the end-of-sequence token included."""
+    logps: Float32[Array, "b max_new"]
+    """log pi(token | before) in nats under the policy itself: temperature 1, no top-k, no top-p."""
+
+
+def generate(
+    model: Any,
+    params: Any,
+    prompts: Any,
+    prompt_lengths: Any,
+    *,
+    max_new_tokens: int,
+    eos_ids: int | Sequence[int],
+    key: jax.Array | None = None,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> Generation:
+    """Continues a batch of prompts. Compiled once per (batch, prompt width, max_new_tokens, top_k, greedy or not, top_p or not).
+
+    Args:
+      model: has `init_cache(batch, length, dtype)` and `decode(params, tokens, positions, cache, logits_at=None) -> (logits, cache)`, where
+        a token at position p lies in slot p of its row's cache, negative positions are not stored, and `logits_at` [b] asks for one row of
+        logits only.
+      params: the weights, in the dtype to compute in.
+      prompts: int32 [b, t], each row's tokens first, padding behind them; the padding's ids do not matter.
+      prompt_lengths: int32 [b], at least 1.
+      max_new_tokens: generated tokens at most.
+      eos_ids: the tokens that end a row; empty for none.
+      key: random key, needed for temperature > 0. Row i of a batch of b draws the same numbers whatever the other rows do.
+      temperature: 0 takes the most probable token (the lowest id of equals).
+      top_k: sample from the k most probable tokens.
+      top_p: sample from the smallest set of most probable tokens whose probability is at least p.
+
+    Raises:
+      UsageError: settings out of range, or that would be ignored.
+      ValueError: shapes or lengths that do not fit.
+    """
+    _check_settings(max_new_tokens, key, temperature, top_k, top_p)
+    prompts, lengths = np.asarray(prompts, np.int32), np.asarray(prompt_lengths, np.int32)
+    _check_prompts(prompts, lengths)
+    ends = np.asarray([eos_ids] if isinstance(eos_ids, int) else list(eos_ids), np.int32)
+    greedy, limit_mass = temperature == 0, top_p is not None and top_p < 1
+    return _compiled(model, max_new_tokens, greedy, top_k, limit_mass)(
+        params,
+        prompts,
+        lengths,
+        ends,
+        jax.random.key(0) if key is None else key,
+        np.float32(1.0 if greedy else temperature),
+        np.float32(1.0 if top_p is None else top_p),
+    )
+
+
+class _State(NamedTuple):
+    """Carry of the loop; `logits` predict token `index` of every row."""
+
+    index: Int32[Array, ""]
+    logits: Float32[Array, "b v"]
+    done: Any
+    tokens: Int32[Array, "b max_new"]
+    logps: Float32[Array, "b max_new"]
+    lengths: Int32[Array, " b"]
+    cache: Any
+
+
+_programs: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
+
+
+def _compiled(model: Any, *settings: Any) -> Any:
+    """The jitted program of a model and static settings; it goes when the model goes, and keeps no weights alive."""
+    programs = _programs.setdefault(model, {})
+    if settings not in programs:
+        programs[settings] = jax.jit(functools.partial(_generate, weakref.ref(model), *settings))
+    return programs[settings]
+
+
+def _generate(
+    model_reference: Callable[[], Any],
+    max_new: int,
+    greedy: bool,
+    top_k: int | None,
+    with_top_p: bool,
+    params: Any,
+    prompts: Int32[Array, "b t"],
+    prompt_lengths: Int32[Array, " b"],
+    eos_ids: Int32[Array, " e"],
+    key: jax.Array,
+    temperature: Float32[Array, ""],
+    top_p: Float32[Array, ""],
+) -> Generation:
+    rows, width = prompts.shape
+    model = model_reference()
+
+    def choose(index: Any, logits: Any) -> Any:
+        if greedy:
+            return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        allowed = filters.filter_logits(logits, temperature=temperature, k=top_k, p=top_p if with_top_p else None)
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.fold_in(key, index), jnp.arange(rows))
+        return jax.vmap(jax.random.categorical)(keys, allowed).astype(jnp.int32)
+
+    def step(state: _State) -> _State:
+        chosen = choose(state.index, state.logits)
+        logp = jnp.take_along_axis(jax.nn.log_softmax(state.logits, axis=-1), chosen[:, None], axis=-1)[:, 0]
+        token = jnp.where(state.done, 0, chosen)
+        done = state.done | (token[:, None] == eos_ids[None, :]).any(axis=-1)
+        lengths = state.lengths + (~state.done).astype(jnp.int32)
+        positions = jnp.where(state.done, -1, prompt_lengths + state.index)
+        logits, cache = model.decode(params, token[:, None], positions[:, None], state.cache)
+        return _State(
+            state.index + 1,
+            logits[:, 0].astype(jnp.float32),
+            done,
+            state.tokens.at[:, state.index].set(token),
+            state.logps.at[:, state.index].set(jnp.where(state.done, 0.0, logp)),
+            lengths,
+            cache,
+        )
+
+    columns = jnp.arange(width, dtype=jnp.int32)[None, :]
+    positions = jnp.where(columns < prompt_lengths[:, None], columns, -1)
+    dtype = max(jax.tree.leaves(params), key=lambda leaf: leaf.size).dtype
+    cache = model.init_cache(rows, width + max_new, dtype)
+    logits, cache = model.decode(params, prompts, positions, cache, logits_at=prompt_lengths - 1)
+    empty = jnp.zeros((rows, max_new), jnp.int32)
+    state = _State(
+        jnp.int32(0),
+        logits[:, 0].astype(jnp.float32),
+        jnp.zeros(rows, bool),
+        empty,
+        empty.astype(jnp.float32),
+        jnp.zeros(rows, jnp.int32),
+        cache,
+    )
+    state = jax.lax.while_loop(lambda state: (state.index < max_new) & ~state.done.all(), step, state)
+    return Generation(state.tokens, state.lengths, state.logps)
+
+
+def _check_settings(max_new_tokens: int, key: Any, temperature: float, top_k: int | None, top_p: float | None) -> None:
+    if max_new_tokens < 1:
+        raise checks.UsageError(f"max_new_tokens must be at least 1, got {max_new_tokens}.")
+    if temperature < 0:
+        raise checks.UsageError(f"temperature must be 0 (greedy) or positive, got {temperature}.")
+    if temperature > 0 and key is None:
+        raise checks.UsageError(f"Sampling at temperature {temperature} needs a random key: pass key=jax.random.key(seed).")
+    if temperature == 0 and (top_k is not None or top_p is not None):
+        raise checks.UsageError(f"top_k={top_k} and top_p={top_p} have no effect at temperature 0: remove them, or set a temperature.")
+    if top_k is not None and top_k < 1:
+        raise checks.UsageError(f"top_k must be at least 1, got {top_k}; leave it out to sample from all tokens.")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise checks.UsageError(f"top_p must be in (0, 1], got {top_p}.")
+
+
+def _check_prompts(prompts: np.ndarray, lengths: np.ndarray) -> None:
+    if prompts.ndim != 2 or lengths.shape != prompts.shape[:1]:
+        raise ValueError(f"generate needs prompts [b, t] and prompt_lengths [b], got {prompts.shape} and {lengths.shape}")
+    if lengths.size and not (lengths.min() >= 1 and lengths.max() <= prompts.shape[1]):
+        raise ValueError(f"prompt lengths must be within 1..{prompts.shape[1]}, got {lengths.min()}..{lengths.max()}")

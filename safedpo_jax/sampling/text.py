@@ -1,0 +1,103 @@
+"""Prompts in, text out: tokenises, sorts into batches of equal width, generates, decodes."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from safedpo_jax import checks
+from safedpo_jax.sampling.generate import generate
+
+
+class Completion(NamedTuple):
+    """One generated response."""
+
+    text: str
+    """Decoded without special tokens."""
+    token_ids: list[int]
+    """With the end-of-sequence token, if it came."""
+    logps: list[float]
+    """Log-prob of each token in nats, see `Generation.logps`."""
+    ended: bool
+    """True if it ended by itself, False if it was cut at max_new_tokens."""
+
+
+def generate_text(
+    model: Any,
+    params: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    batch_size: int = 16,
+    key: jax.Array | None = None,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    eos_ids: Sequence[int] | None = None,
+    bucket: int = 64,
+) -> list[Completion]:
+    """Responses to prompts given as token ids (chat template applied, so that the caller decides about it), in their order.
+
+    Args:
+      model: see `generate`.
+      params: the weights.
+      tokenizer: a Hugging Face tokenizer; used to decode, and for `eos_token_id`.
+      prompts: token ids of each prompt, none empty.
+      max_new_tokens: generated tokens at most.
+      batch_size: rows per call; the last batch is filled up with copies, so there is one shape per width.
+      key: random key for temperature > 0; each batch folds in its number.
+      temperature, top_k, top_p: see `generate`.
+      eos_ids: end tokens; None = the tokenizer's.
+      bucket: prompt widths are rounded up to multiples of this, so that few shapes are compiled.
+
+    Raises:
+      UserError: a prompt is empty, or no end token is known.
+    """
+    if eos_ids is None:
+        if tokenizer.eos_token_id is None:
+            raise checks.UserError("The tokenizer has no end-of-sequence token: pass eos_ids (empty: always generate the maximum).")
+        eos_ids = [tokenizer.eos_token_id]
+    empty = [index for index, prompt in enumerate(prompts) if not len(prompt)]
+    if empty:
+        raise checks.UserError(f"Prompt {empty[0]} has no tokens; generation needs at least one (a BOS will do).")
+    results: dict[int, Completion] = {}
+    for number, (indices, tokens, lengths) in enumerate(_batches(prompts, batch_size, bucket)):
+        batch_key = None if key is None else jax.random.fold_in(key, number)
+        generation = jax.device_get(
+            generate(
+                model,
+                params,
+                tokens,
+                lengths,
+                max_new_tokens=max_new_tokens,
+                eos_ids=eos_ids,
+                key=batch_key,
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+            )
+        )
+        for row, index in enumerate(indices):
+            size = int(generation.lengths[row])
+            ids = generation.tokens[row, :size].tolist()
+            text = tokenizer.decode(ids, skip_special_tokens=True)
+            results[index] = Completion(text, ids, generation.logps[row, :size].tolist(), ids[-1] in eos_ids)
+    return [results[index] for index in range(len(prompts))]
+
+
+def _batches(prompts: Sequence[Sequence[int]], batch_size: int, bucket: int) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
+    """(indices, tokens [batch_size, width], lengths): prompts of one width together, shortest first."""
+    widths: dict[int, list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        widths.setdefault(-(-len(prompt) // bucket) * bucket, []).append(index)
+    for width in sorted(widths):
+        members = widths[width]
+        for start in range(0, len(members), batch_size):
+            indices = members[start : start + batch_size]
+            filled = indices + [indices[-1]] * (batch_size - len(indices))
+            tokens = np.zeros((batch_size, width), np.int32)
+            for row, index in enumerate(filled):
+                tokens[row, : len(prompts[index])] = prompts[index]
+            yield indices, tokens, np.asarray([len(prompts[index]) for index in filled], np.int32)

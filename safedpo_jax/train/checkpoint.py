@@ -1,0 +1,232 @@
+"""Durable training state: asynchronous saves, last-k and best-k retention, and a restore that survives a damaged checkpoint.
+
+A checkpoint holds three items: `state` (any tree of jax arrays, typed random keys included), `data` (the position of the data iterator)
+and `run` (metadata: configuration, reference fingerprint, versions). It appears under its final name only when complete, so a process
+killed at any moment leaves the previous one in place. This is the only file that knows Orbax.
+
+Every process calls every method, in the same order. `data` and `metadata` are the same on all of them; process 0 writes them.
+Missing and truncated files are noticed. A bit that flipped inside a stored array is not (Orbax stores no checksum of array data).
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from safedpo_jax import checks
+from safedpo_jax.train import checkpoint_checks, checkpoint_errors, retention
+
+_log = logging.getLogger(__name__)
+
+
+class Restored(NamedTuple):
+    """What `restore_latest` brings back."""
+
+    step: int
+    state: Any
+    data: dict[str, Any]
+    metadata: dict[str, Any]
+    notes: tuple[str, ...]
+    """Sentences about damaged checkpoints that were passed over; empty if the latest was fine."""
+
+
+class Checkpoints:
+    """The checkpoints of one run, one directory per step.
+
+    Args:
+      directory: created if absent. Remains of saves that were killed are removed.
+      keep_last: how many of the latest checkpoints to keep, at least 1. With 2 or more there is one to fall back to.
+      keep_best: how many to keep, besides, of the best by `best_metric`.
+      best_metric: key of the `metrics` given to `save`.
+      best_mode: "min" or "max".
+      asynchronous: save in the background; `save` returns as soon as the state is copied to host memory.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        keep_last: int = 2,
+        keep_best: int = 0,
+        best_metric: str | None = None,
+        best_mode: str = "min",
+        asynchronous: bool = True,
+    ):
+        self.directory = epath.Path(directory)
+        if not str(directory).startswith("gs://"):
+            self.directory = self.directory.absolute()
+        self._retention = retention.Retention(keep_last, keep_best, best_metric, best_mode)
+        self._asynchronous = asynchronous
+        self._pending: int | None = None
+        with self._storage_errors("Opening the checkpoint directory"):
+            self._manager = self._open()
+        for step in self.steps():
+            with contextlib.suppress(Exception):  # damaged: not among the best; restoring reports it
+                self._retention.record(step, self._read(step, "run")["metrics"])
+
+    def steps(self) -> list[int]:
+        """Steps of all complete checkpoints, and of the one being saved, in increasing order."""
+        return sorted(self._manager.all_steps())
+
+    def best_step(self) -> int | None:
+        """The checkpoint with the best metric, None if none has one."""
+        return next(iter(self._retention.ranking(self.steps())), None)
+
+    def save(self, step: int, state: Any, *, data: dict[str, Any], metadata: dict[str, Any], metrics: dict[str, Any] | None = None) -> bool:
+        """Starts saving; the state's buffers may be donated as soon as this returns. Waits for the previous save first.
+
+        Args:
+          step: number of the step, becomes the name.
+          state: tree of jax arrays.
+          data: position of the data iterator, JSON.
+          metadata: whatever `restore_latest` shall compare or the reader wants to know, JSON.
+          metrics: metrics of this step; only `best_metric` is used.
+
+        Returns:
+          False if this step is already saved.
+
+        Raises:
+          UserError: this or the previous save failed, for example on a full disk. Earlier checkpoints are intact.
+        """
+        self.wait()
+        if step in self.steps():
+            return False
+        value = self._retention.record(step, metrics)
+        run = {"metadata": metadata, "metrics": {} if value is None else {self._retention.best_metric: value}}
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data), run=ocp.args.JsonSave(run))
+        with self._storage_errors(f"Saving the checkpoint of step {step}"):
+            self._manager.save(step, args=items, force=True)
+            self._pending = step
+        return True
+
+    def wait(self) -> None:
+        """Returns when no save is in progress.
+
+        Raises:
+          UserError: the save failed, for example on a full disk. Earlier checkpoints are intact.
+        """
+        with self._storage_errors(f"Saving the checkpoint of step {self._pending}"):
+            self._manager.wait_until_finished()
+        self._pending = None
+
+    def restore_latest(self, abstract_state: Any, *, expected: dict[str, Any] | None = None) -> Restored | None:
+        """The latest checkpoint that can be read, bit for bit, or None if there is none.
+
+        A damaged checkpoint is passed over with a note, and its directory renamed to `<step>.corrupt` once an older one was read.
+
+        Args:
+          abstract_state: tree of jax.ShapeDtypeStruct with shardings (or arrays); the arrays are created on these shardings.
+          expected: metadata that must be equal, such as {"reference_fingerprint": ...}.
+
+        Raises:
+          UserError: the metadata differ (P-24); the state has another structure, shape or dtype; or no checkpoint is readable.
+        """
+        self.wait()
+        failures: dict[int, str] = {}
+        for step in reversed(self.steps()):
+            try:
+                state, data, run = self._restore(step, abstract_state, expected or {})
+                failure = ""
+            except checks.UserError:
+                raise
+            except Exception as error:
+                state = data = run = None
+                failure = f"{type(error).__name__}: {checkpoint_errors.brief(error)}"
+            failure = checkpoint_errors.agree(failure)
+            if not failure:
+                return Restored(step, state, data, run["metadata"], self._set_aside(failures, step))  # pyright: ignore
+            failures[step] = failure
+        if not failures:
+            return None
+        listing = "; ".join(f"step {step}: {failure}" for step, failure in failures.items())
+        raise checks.UserError(
+            f"None of the {len(failures)} checkpoints in {self.directory} can be read ({listing}). "
+            "Restore the directory from a backup, or start again in an empty one."
+        )
+
+    def close(self) -> None:
+        """Waits for the save in progress and frees the threads."""
+        self.wait()
+        self._manager.close()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        if kind is None:
+            self.close()
+            return
+        with contextlib.suppress(Exception):  # the error under way is the one to show
+            self.close()
+
+    def _open(self) -> ocp.CheckpointManager:
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=self._retention,
+            enable_async_checkpointing=self._asynchronous,
+            cleanup_tmp_directories=True,
+        )
+        handlers = {"state": ocp.StandardCheckpointHandler(), "data": ocp.JsonCheckpointHandler(), "run": ocp.JsonCheckpointHandler()}
+        return ocp.CheckpointManager(self.directory, options=options, item_names=tuple(handlers), item_handlers=handlers)
+
+    def _read(self, step: int, item: str) -> dict[str, Any]:
+        return self._manager.restore(step, args=ocp.args.Composite(**{item: ocp.args.JsonRestore()}))[item]
+
+    def _restore(self, step: int, abstract_state: Any, expected: dict[str, Any]) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+        run, data = self._read(step, "run"), self._read(step, "data")
+        checkpoint_checks.check_metadata(f"The checkpoint of step {step} in {self.directory}", run["metadata"], expected)
+        stored = self._manager.item_metadata(step)["state"]
+        if stored is None or stored.tree is None:
+            raise ValueError("the description of the stored arrays is missing")
+        checkpoint_checks.check_structure(f"{self.directory}/{step}", stored.tree, abstract_state)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(jax.tree.map(_abstract, abstract_state)))
+        state = self._manager.restore(step, args=args)["state"]
+        for wanted, found in zip(jax.tree.leaves(abstract_state), jax.tree.leaves(state), strict=True):
+            if wanted.shape != found.shape or wanted.dtype != found.dtype:
+                raise ValueError(f"an array came back as {found.shape} {found.dtype} instead of {wanted.shape} {wanted.dtype}")
+        return state, data, run
+
+    def _set_aside(self, failures: dict[int, str], restored: int) -> tuple[str, ...]:
+        notes = []
+        for step, failure in failures.items():
+            target = self.directory / f"{step}.corrupt"
+            notes.append(f"The checkpoint of step {step} is damaged ({failure}); continuing from step {restored}, it is now {target}.")
+            _log.warning(notes[-1])
+            if jax.process_index() == 0:
+                if target.exists():
+                    target.rmtree()
+                (self.directory / str(step)).rename(target)
+        if failures:
+            checkpoint_errors.agree("")  # every process sees the new names
+            self._manager.reload()
+        return tuple(notes)
+
+    @contextlib.contextmanager
+    def _storage_errors(self, doing: str) -> Iterator[None]:
+        """Turns errors of the storage into a sentence, and brings the manager back to what is on disk."""
+        try:
+            yield
+        except checks.UserError:
+            raise
+        except Exception as error:
+            self._pending = None
+            if not checkpoint_errors.is_storage(error):
+                raise
+            raise checks.UserError(checkpoint_errors.sentence(doing, self.directory, error, kept=self._recover())) from error
+
+    def _recover(self) -> str:
+        with contextlib.suppress(Exception):
+            self._manager.close()
+        with contextlib.suppress(Exception):
+            self._manager = self._open()
+            return "steps " + ", ".join(map(str, self.steps())) if self.steps() else "none so far"
+        return "not listed"
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

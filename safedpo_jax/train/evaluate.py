@@ -1,0 +1,61 @@
+"""Held-out pairs under the current policy: totals over every example exactly once, per source and over all."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+from safedpo_jax.losses import Total
+from safedpo_jax.structs import PairBatch, Params
+
+ALL = "all"
+"""Group name of the mean over every held-out pair."""
+
+
+def evaluate(
+    sums: Callable[[Params, Params | None, PairBatch], dict[str, Total]],
+    params: Params,
+    reference: Params | None,
+    batches: Iterable[PairBatch],
+) -> dict[str, Total]:
+    """Adds the totals of all batches on the device and fetches them once.
+
+    Args:
+      sums: compiled (params, reference, batch) -> metric totals; a total of shape [groups] is per source.
+      params: policy weights.
+      reference: frozen tree, or None when the batches carry its log-probs.
+      batches: placed batches; together they hold every example once, padding has weight 0.
+
+    Returns:
+      Numpy totals by metric name.
+    """
+    result: dict[str, Total] = {}
+    for batch in batches:
+        part = sums(params, reference, batch)
+        result = jax.tree.map(lambda a, b: a + b, result, part) if result else part
+    return jax.device_get(result)
+
+
+def by_source(totals: dict[str, Total], sources: list[str]) -> dict[str, dict[str, float]]:
+    """{source: {metric: mean}} with `ALL` first; a metric without weight in a source is left out of it."""
+    table: dict[str, dict[str, float]] = {ALL: {}}
+    for name, total in totals.items():
+        values, weights = np.atleast_1d(total.total).astype(np.float64), np.atleast_1d(total.weight).astype(np.float64)
+        if weights.sum() > 0:
+            table[ALL][name] = float(values.sum() / weights.sum())
+        if values.size != len(sources) or len(sources) < 2:
+            continue
+        for source, value, weight in zip(sources, values, weights, strict=True):
+            if weight > 0:
+                table.setdefault(source, {})[name] = float(value / weight)
+    return table
+
+
+def flat(table: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """`eval/loss`, `eval/rewards/margins`, `eval/pku-mixed/loss`, ...: the names in the metrics log."""
+    return {
+        (f"eval/{name}" if source == ALL else f"eval/{source}/{name}"): value
+        for source, row in table.items()
+        for name, value in row.items()
+    }

@@ -1,0 +1,41 @@
+"""From a packed batch to log-probabilities of responses: the only place where model, head and log-prob primitive meet."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from safedpo_jax import losses
+from safedpo_jax.structs import PairBatch, Params
+
+Logps = tuple[jax.Array, jax.Array]
+"""(chosen, rejected) summed log-probs in nats, float32, with the shape of `batch.weight`."""
+
+
+class Forward(NamedTuple):
+    """How a model is run: everything that is static in the compiled step."""
+
+    hidden: Callable[..., Any]
+    head: Callable[..., Any]
+    chunk_size: int
+    compute_dtype: Any
+    row_shards: int = 1
+    """Devices over which the mesh spreads the rows of a batch (1 under pmap, where every device runs its own program)."""
+
+    def logps(self, params: Params, batch: PairBatch) -> Logps:
+        """Summed log-probs of the chosen and the rejected response of every slot.
+
+        Args:
+          params: weights, already in the compute dtype (see `cast`).
+          batch: one microbatch, tokens [rows, length].
+        """
+        hidden = self.hidden(params, batch.tokens, batch.positions, batch.segments)
+        per_token = losses.token_logps(
+            hidden, self.head(params), batch.targets, chunk_size=self.chunk_size, mask=batch.loss_mask, row_shards=self.row_shards
+        )
+        return losses.pair_sums(per_token, batch)
+
+    def cast(self, params: Params) -> Params:
+        """Weights in the compute dtype. Done once per step, outside the microbatch loop."""
+        return jax.tree.map(lambda leaf: leaf.astype(self.compute_dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, params)

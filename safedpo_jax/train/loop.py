@@ -1,0 +1,153 @@
+"""The training loop: build, restore, for batch: step, log, evaluate, save. All effects are here; to experiment, copy this file."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import optax
+
+from safedpo_jax import __version__, models
+from safedpo_jax import config as configs
+from safedpo_jax.config import Config
+from safedpo_jax.train import run_directory, setup, writers
+from safedpo_jax.train.checkpoint import Checkpoints
+from safedpo_jax.train.evaluate import flat
+from safedpo_jax.train.meters import Meter
+from safedpo_jax.train.preemption import StopRequest
+from safedpo_jax.train.progress import Progress
+def write_report(*_): pass
+from safedpo_jax.train.run_directory import RunDirectory
+from safedpo_jax.train.setup import Run
+from safedpo_jax.train.state import TrainState
+
+MAY_DIFFER = ("log", "checkpoint", "eval", "mesh", "export", "reference_cache")
+"""Config sections that may change when a run is continued: they do not change what is computed."""
+
+
+def train(config: Config, workdir: str, *, command: str = "") -> int:
+    """Trains, or continues, the run in `workdir`; returns the exit status: 0, or 128 + signal when stopped after saving.
+
+    Raises:
+      UserError: whatever the user can repair, see `setup.build` and `run_directory.prepare`.
+    """
+    with StopRequest() as stop:
+        directory = run_directory.prepare(workdir, configs.as_dict(config), may_differ=MAY_DIFFER)
+        with _undone_if_new(directory):
+            run = setup.build(config, directory.root.parent / "reference_cache")
+        with open_checkpoints(config, directory, run) as saved:
+            finished = _train(run, directory, saved, stop)
+        if not finished:
+            print(f"stopped and saved; the same command continues the run in {directory.root}")
+            return stop.exit_status
+        if config.export:
+            source = config.tokenizer.path or config.model.path
+            models.save_pretrained(directory.export, run.model.config, finished.params, source=source)
+        write_report(directory, run, command)
+        print(f"done: {directory.report}" + (f", policy in {directory.export}" if config.export else ""))
+        return 0
+
+
+def _train(run: Run, directory: RunDirectory, saved: Checkpoints, stop: StopRequest) -> TrainState | None:
+    """The loop itself; None if it was asked to stop before the end."""
+    config, total = run.config, run.pipeline.total_steps
+    batches, runner = iter(run.pipeline), run.runner
+    restored = saved.restore_latest(run.abstract_state(), expected={"reference": run.reference_id})
+    step, meter = 0, Meter()
+    if restored is None:
+        state = run.first_state()
+    else:
+        state, step, meter = runner.to_run(restored.state), restored.step, Meter(restored.metadata["counters"])
+        batches.set_state(restored.data)
+        print("\n".join([*restored.notes, f"continuing from step {step}"]))
+    with contextlib.closing(open_writers(run, directory, step if restored else -1)) as writer, Progress(total, step) as progress:
+        evaluated = evaluate(run, state, step, writer, progress) if restored is None else {}
+        meter.resume()
+        while step < total and not stop.requested:
+            state, metrics = runner.step(state, run.reference, next(batches))
+            step += 1
+            meter.add(metrics)
+            last = step == total
+            save = last or stop.requested or step % config.checkpoint.every == 0
+            if save or step % config.log.every == 0:
+                line = meter.flush() | {"skipped": skipped(state)}
+                writer.write(step, line)
+                progress.update(step, line)
+            meter.pause()
+            if last or (config.eval.every and step % config.eval.every == 0) or (save and config.checkpoint.keep_best):
+                evaluated = evaluate(run, state, step, writer, progress)
+            if save:
+                metadata = {"reference": run.reference_id, "counters": meter.state(), "versions": versions()}
+                saved.save(step, runner.to_save(state), data=batches.get_state(), metadata=metadata, metrics=evaluated)
+            meter.resume()
+    batches.close()
+    return None if step < total else runner.to_save(state)
+
+
+def evaluate(run: Run, state: TrainState, step: int, writer: writers.MetricWriter, progress: Progress) -> dict[str, float]:
+    """Held-out metrics of the current policy, logged as `eval/...`; empty without held-out examples."""
+    table = run.evaluate(run.runner.to_save(state).params)
+    if table is None:
+        return {}
+    metrics = flat(table)
+    writer.write(step, metrics)
+    shown = [f"{name} {metrics[f'eval/{name}']:.4f}" for name in SHOWN if f"eval/{name}" in metrics]
+    progress.say(f"step {step}: held-out " + ", ".join(shown))
+    return metrics
+
+
+SHOWN = ("loss", "nll", "rewards/accuracies", "accuracy/safe_wins", "drift/chosen")
+"""Held-out metrics on the console; the log has all."""
+
+
+def open_checkpoints(config: Config, directory: RunDirectory, run: Run) -> Checkpoints:
+    """Checkpoints of the run; the best are kept by `checkpoint.metric` if there are held-out examples to measure it on."""
+    measured = run.examples.held_out is not None
+    return Checkpoints(
+        directory.checkpoints,
+        keep_last=config.checkpoint.keep_last,
+        keep_best=config.checkpoint.keep_best if measured else 0,
+        best_metric=(config.checkpoint.metric or "eval/loss") if measured else None,
+        best_mode=config.checkpoint.mode,
+    )
+
+
+def open_writers(run: Run, directory: RunDirectory, last_step: int) -> writers.MultiWriter:
+    """JSONL always, TensorBoard and Weights & Biases as configured; what is later than `last_step` is forgotten."""
+    config = run.config
+    result: list[Any] = [writers.JsonlWriter(directory.metrics, last_step)]
+    if config.log.tensorboard:
+        result.append(writers.TensorBoardWriter(directory.tensorboard, last_step))
+    if config.log.wandb_project:
+        result.append(writers.WandbWriter(config.log.wandb_project, directory.root, configs.as_dict(config)))
+    return writers.MultiWriter(result)
+
+
+def skipped(state: TrainState) -> int:
+    """Updates left out so far because something was not finite."""
+    return int(jax.device_get(state.skipped).max())
+
+
+def versions() -> dict[str, str]:
+    """Of what a checkpoint depends on."""
+    return {
+        "safedpo_jax": __version__,
+        "jax": jax.__version__,
+        "optax": optax.__version__,
+        "saved": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+@contextlib.contextmanager
+def _undone_if_new(directory: RunDirectory) -> Iterator[None]:
+    """A run that could not even be built leaves no claim on a new directory, so that a corrected config may use it."""
+    try:
+        yield
+    except BaseException:
+        if not directory.resumed:
+            directory.config.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                Path(directory.root).rmdir()
+        raise

@@ -1,0 +1,159 @@
+"""The frozen reference: a tree that the optimiser never sees, or its log-probs computed once and kept.
+
+Its identity is a hash of what it was read from (the bytes of the weight files, or the seed of a random start) with everything else that
+changes its log-probs. Checkpoints record it, resuming verifies it, and the cache is keyed by it.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from safedpo_jax.checks import UserError
+from safedpo_jax.config import Config
+from safedpo_jax.data import TokenizedExamples
+from safedpo_jax.structs import PairBatch, Params
+from safedpo_jax.train.forward import Forward
+from safedpo_jax.train.reference_cache import ReferenceCache
+
+LogpsFunction = Callable[[PairBatch], tuple[Any, Any]]
+"""batch -> (chosen, rejected) summed log-probs under the reference."""
+Batches = Callable[[TokenizedExamples], Iterable[tuple[PairBatch, np.ndarray]]]
+"""Packs examples into batches, each example once, with the index of every slot's example (`data.pack_all`)."""
+SECONDS_BETWEEN_LINES = 5.0
+SPAN_RULE = "response tokens with end-of-sequence, summed"
+VERIFIED = 16
+"""Examples recomputed when nothing is missing."""
+
+
+def freeze(params: Params, dtype: str) -> Params:
+    """A copy of the policy's start in the reference's dtype. Always a copy: the step donates the policy's buffers."""
+    return jax.jit(lambda tree: jax.tree.map(lambda leaf: jnp.copy(leaf.astype(dtype)), tree))(params)
+
+
+def identity(config: Config, tokenizer_fingerprint: str) -> dict[str, str]:
+    """Everything that determines a reference log-prob of given token ids, as strings."""
+    return {
+        "weights": weights_fingerprint(config),
+        "tokenizer": tokenizer_fingerprint,
+        "param_dtype": config.model.param_dtype,
+        "compute_dtype": reference_dtype(config),
+        "span": SPAN_RULE,
+    }
+
+
+def reference_dtype(config: Config) -> str:
+    return config.model.reference_dtype or config.model.compute_dtype
+
+
+def weights_fingerprint(config: Config) -> str:
+    """Hash of the reference's config.json and weight files, or a name for a random start."""
+    directory = config.model.reference_path or config.model.path
+    if not directory:
+        return f"preset {config.model.preset}, seed {config.seed}"
+    digest = hashlib.sha256()
+    files = [Path(directory) / "config.json", *sorted(Path(directory).glob("*.safetensors"))]
+    for file in files:
+        try:
+            with file.open("rb") as handle:
+                digest.update(file.name.encode())
+                while block := handle.read(1 << 24):
+                    digest.update(block)
+        except OSError as error:
+            raise UserError(f"cannot read {file} of the reference model: {error.strerror}") from error
+    return digest.hexdigest()
+
+
+def short(identity: dict[str, str]) -> str:
+    """A short name for an identity: directory of its cache, and what checkpoints record."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def attach_cached(
+    cache: ReferenceCache,
+    examples: Sequence[TokenizedExamples],
+    batches: Batches,
+    logps: LogpsFunction,
+    say: Callable[[str], None],
+) -> list[TokenizedExamples]:
+    """Examples with reference log-probs from the cache; what is missing is computed and added first, else a sample is recomputed and compared.
+
+    Args:
+      cache: open for writing, with the reference's identity.
+      examples: training and held-out examples.
+      batches: packs examples into evaluation batches, each example once.
+      logps: batch -> (chosen, rejected) log-probs under the reference.
+      say: prints progress.
+
+    Raises:
+      UserError: recomputed values differ from the cached ones.
+    """
+    for part in examples:
+        absent = missing(cache, part)
+        if absent.size:
+            compute_missing(cache, part.take(absent), batches, logps, say)
+        else:
+            sample = part.take(np.unique(np.linspace(0, len(part) - 1, VERIFIED).astype(np.int64)))
+            for keys, values in _values(sample, batches, logps):
+                cache.verify(keys, values)
+    return [attach(cache, part) for part in examples]
+
+
+def attach(cache: ReferenceCache, examples: TokenizedExamples) -> TokenizedExamples:
+    """Examples that carry the cached log-probs.
+
+    Raises:
+      UserError: the cache lacks some of them.
+    """
+    keys = _keys(examples)
+    return examples.attach_reference(dict(zip(keys, cache.lookup(keys).tolist(), strict=True)))
+
+
+def missing(cache: ReferenceCache, examples: TokenizedExamples) -> np.ndarray:
+    """Indices of the examples of which the cache lacks a response."""
+    absent = set(cache.missing(_keys(examples)))
+    chosen, rejected = examples.response_keys()
+    pairs = examples.lengths[:, 2] > 0
+    return np.flatnonzero([a in absent or (pair and b in absent) for a, b, pair in zip(chosen, rejected, pairs, strict=True)])
+
+
+def compute_missing(cache: ReferenceCache, examples: TokenizedExamples, batches: Batches, logps: LogpsFunction, say: Callable[[str], None]) -> None:
+    """Runs the reference over `examples`; the cache writes as values come in, so an interruption loses little."""
+    done, told = 0, time.monotonic()
+    for keys, values in _values(examples, batches, logps):
+        cache.add(keys, values)
+        done += len(keys) // 2
+        if done == len(examples) or time.monotonic() - told > SECONDS_BETWEEN_LINES:
+            told = time.monotonic()
+            say(f"  reference log-probs: {done} of {len(examples)} examples")
+    cache.flush()
+
+
+def _values(examples: TokenizedExamples, batches: Batches, logps: LogpsFunction) -> Iterator[tuple[list[bytes], np.ndarray]]:
+    """Keys and freshly computed log-probs of the responses of one batch after another, chosen before rejected."""
+    chosen_keys, rejected_keys = examples.response_keys()
+    for batch, members in batches(examples):
+        chosen, rejected = (np.asarray(part) for part in jax.device_get(logps(batch)))
+        used = members >= 0
+        keys = [chosen_keys[row] for row in members[used]] + [rejected_keys[row] for row in members[used]]
+        yield keys, np.concatenate([chosen[used], rejected[used]])
+
+
+def _keys(examples: TokenizedExamples) -> list[bytes]:
+    """Keys of every response that is there."""
+    chosen, rejected = examples.response_keys()
+    return chosen + [key for key, length in zip(rejected, examples.lengths[:, 2], strict=True) if length > 0]
+
+
+def logps_function(
+    forward: Forward, place: Callable[[PairBatch, int], PairBatch], reference: Params
+) -> LogpsFunction:
+    """batch -> (chosen, rejected) log-probs under `reference`, forward only."""
+    run = jax.jit(forward.logps)
+    return lambda batch: run(reference, place(batch, 0))

@@ -1,0 +1,118 @@
+"""The run directory: one config, one run. A directory that holds something else is refused, not mixed."""
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safedpo_jax import checks
+from safedpo_jax.train import atomic
+
+CONFIG = "config.json"
+_ABSENT = "(absent)"
+
+
+class RunDirectory(NamedTuple):
+    """Where the parts of a run are kept."""
+
+    root: Path
+    resumed: bool
+    """True if the directory already held this run's config."""
+
+    @property
+    def config(self) -> Path:
+        return self.root / CONFIG
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.root / "tensorboard"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def export(self) -> Path:
+        return self.root / "export"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.md"
+
+
+def prepare(workdir: str | Path, config: dict[str, Any], *, may_differ: Collection[str] = (), write: bool = True) -> RunDirectory:
+    """Makes `workdir` this config's run directory, or finds that it already is.
+
+    Args:
+      workdir: created if absent; empty, or holding the same config.
+      config: nested dict, JSON.
+      may_differ: dotted keys that may change between launches of one run (`log.every`; a section name covers its keys).
+      write: False on all processes but one.
+
+    Raises:
+      UserError: it holds another config's run (the differing keys are listed with both values), other files, or a damaged config.json.
+    """
+    root = Path(workdir)
+    config = json.loads(json.dumps(config))
+    text = json.dumps(config, indent=2) + "\n"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        names = sorted(item.name for item in root.iterdir() if not item.name.endswith(".tmp"))
+    except OSError as error:
+        raise checks.UserError(f"Cannot use {root} as run directory: {error.strerror}. Choose another --workdir.") from error
+    if not names:
+        if write:
+            atomic.write(root / CONFIG, text)
+        return RunDirectory(root, resumed=False)
+    if CONFIG not in names:
+        if not write:  # the writing process may be between two steps; it is the one to complain
+            return RunDirectory(root, resumed=False)
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        raise checks.UserError(
+            f"{root} is not empty ({shown}) and holds no {CONFIG} of a run; choose an empty or new --workdir, so that nothing is mixed."
+        )
+    stored = _read(root / CONFIG)
+    differences = _differences(stored, config, may_differ)
+    if differences:
+        raise checks.UserError(
+            f"{root} already holds a run with another config: {'; '.join(differences)}. "
+            "Use the same settings to continue that run, or another --workdir."
+        )
+    if write and stored != config:
+        atomic.write(root / CONFIG, text)
+    return RunDirectory(root, resumed=True)
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested dict with dotted keys."""
+    result: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            result |= flatten(value, f"{prefix}{key}.")
+        else:
+            result[f"{prefix}{key}"] = value
+    return result
+
+
+def _differences(stored: dict[str, Any], wanted: dict[str, Any], may_differ: Collection[str]) -> list[str]:
+    there, here = flatten(stored), flatten(wanted)
+    allowed = tuple(may_differ)
+    return [
+        f"{key} is {there.get(key, _ABSENT)!r} there and {here.get(key, _ABSENT)!r} here"
+        for key in sorted({*there, *here})
+        if there.get(key, _ABSENT) != here.get(key, _ABSENT) and not any(key == name or key.startswith(f"{name}.") for name in allowed)
+    ]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+        if not isinstance(content, dict):
+            raise ValueError("it is not a JSON object")
+    except (OSError, ValueError) as error:
+        raise checks.UserError(f"{path} is damaged ({error}); restore it, or choose another --workdir.") from error
+    return content

@@ -1,0 +1,105 @@
+"""How the pure step meets devices: jit over a mesh, or pmap. Both run the same function and give the same numbers.
+
+A runner places batches, trees and states, runs compiled steps, and hands back whole host-independent values. The loop sees only this surface.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from safedpo_jax import sharding
+from safedpo_jax.checks import UsageError
+from safedpo_jax.structs import PairBatch, Params
+from safedpo_jax.train.state import TrainState, create_state
+
+
+class MeshRunner:
+    """jit over a named mesh: parameters and moments sharded by the model's rules, rows over ("data", "fsdp")."""
+
+    def __init__(self, step: Callable[..., Any], mesh: Mesh, rules: sharding.Rules):
+        self.mesh, self.rules = mesh, rules
+        self._step = jax.jit(step, donate_argnums=0)
+
+    def create(self, params: Params, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
+        """The first state, created directly on its shardings; `params` is donated into it."""
+        abstract = self.abstract(params, optimizer, seed)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+        return jax.jit(lambda tree: create_state(tree, optimizer, seed), out_shardings=shardings, donate_argnums=0)(params)
+
+    def abstract(self, params: Params, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
+        """Shapes, dtypes and shardings of the state: what a checkpoint is restored onto."""
+        shapes = jax.eval_shape(lambda tree: create_state(tree, optimizer, seed), params)
+        shardings = sharding.state_shardings(self.mesh, self.rules, shapes, params)
+        return jax.tree.map(lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes, shardings)
+
+    def step(self, state: TrainState, reference: Params | None, batch: PairBatch) -> tuple[TrainState, Any]:
+        return self._step(state, reference, self.place(batch, 1))
+
+    def place(self, batch: PairBatch, leading_axis: int) -> PairBatch:
+        return sharding.shard_batch(self.mesh, batch, leading_axis=leading_axis)
+
+    def to_run(self, state: TrainState) -> TrainState:
+        return state
+
+    def to_save(self, state: TrainState) -> TrainState:
+        return state
+
+
+class PmapRunner(MeshRunner):
+    """jax.pmap over all local devices: every device holds the whole state, rows are split, sums are added by psum.
+
+    States given to `to_run` and returned by `to_save` are ordinary, replicated ones, so checkpoints move freely between runners.
+    """
+
+    def __init__(self, step: Callable[..., Any], mesh: Mesh, rules: sharding.Rules):
+        super().__init__(step, mesh, rules)
+        if mesh.shape["data"] != mesh.size:
+            raise UsageError(f"mesh.pmap=True is data parallelism only: set mesh.fsdp=1 and mesh.tensor=1, got {dict(mesh.shape)}")
+        self.devices = list(mesh.devices.flat)
+        self._pmap = jax.pmap(step, axis_name=PMAP_AXIS, devices=self.devices, donate_argnums=0)
+        self._reference: tuple[Any, Any] | None = None
+
+    def step(self, state: TrainState, reference: Params | None, batch: PairBatch) -> tuple[TrainState, Any]:
+        state, metrics = self._pmap(state, self._replicated(reference), self._split(batch))
+        return state, jax.tree.map(lambda leaf: leaf[0], metrics)
+
+    def to_run(self, state: TrainState) -> TrainState:
+        return self._stack(state)
+
+    def to_save(self, state: TrainState) -> TrainState:
+        return sharding.replicate(self.mesh, jax.tree.map(lambda leaf: jnp.asarray(jax.device_get(leaf[0])), state))
+
+    def _stack(self, tree: Any) -> Any:
+        return (
+            jax.pmap(lambda _, leaf: leaf, in_axes=(0, None), devices=self.devices)(jnp.zeros(len(self.devices)), tree)
+            if tree is not None
+            else None
+        )
+
+    def _replicated(self, reference: Params | None) -> Any:
+        """The reference on every device; stacked once, then reused."""
+        if reference is None:
+            return None
+        if self._reference is None or self._reference[0] is not reference:
+            self._reference = (reference, self._stack(reference))
+        return self._reference[1]
+
+    def _split(self, batch: PairBatch) -> PairBatch:
+        """[micro, rows, ...] -> [devices, micro, rows / devices, ...]."""
+        count = len(self.devices)
+
+        def split(leaf):
+            micro, rows = leaf.shape[:2]
+            if rows % count:
+                raise UsageError(f"batch.rows={rows} does not divide over {count} devices; make it a multiple of {count}")
+            return leaf.reshape(micro, count, rows // count, *leaf.shape[2:]).swapaxes(0, 1)
+
+        return jax.tree.map(split, batch)
+
+
+PMAP_AXIS = "devices"
+"""Name of the pmap axis; pass it to `make_train_step` as `axis_name` for a PmapRunner."""

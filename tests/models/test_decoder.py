@@ -1,0 +1,155 @@
+"""The network against a float64 numpy one written with plain loops, and the promises about its trees, dtypes and compile time."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from safedpo_jax import models
+from safedpo_jax.models import rope
+from tests.models.conftest import CONFIGS, make
+
+TOKENS = jax.random.randint(jax.random.key(5), (2, 9), 0, 53)
+
+
+def numpy_logits(config, params, tokens):
+    """One row, float64, one layer after another, one head after another: no scan, no batching, no masks."""
+    tree = models.tree.flatten(jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params))
+
+    def norm(x, scale):
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + config.rms_norm_eps) * scale
+
+    def linear(x, name, layer):
+        bias = tree.get(f"layers/{name}/bias")
+        return x @ tree[f"layers/{name}/kernel"][layer] + (0 if bias is None else bias[layer])
+
+    angles = np.arange(len(tokens))[:, None] * rope.inverse_frequencies(config.rope, config.head_dim).astype(np.float64)
+
+    def turn(x):
+        half = config.head_dim // 2
+        return np.concatenate(
+            [x[:, :half] * np.cos(angles) - x[:, half:] * np.sin(angles), x[:, half:] * np.cos(angles) + x[:, :half] * np.sin(angles)], 1
+        )
+
+    x = tree["embed/embedding"][np.asarray(tokens)]
+    d, group = config.head_dim, config.num_attention_heads // config.num_key_value_heads
+    for layer in range(config.num_hidden_layers):
+        y = norm(x, tree["layers/attention_norm/scale"][layer])
+        q, k, v = (linear(y, f"attention/{name}", layer) for name in ("query", "key", "value"))
+        mixed = np.zeros_like(q)
+        for head in range(config.num_attention_heads):
+            mine, shared = slice(head * d, head * d + d), slice(head // group * d, head // group * d + d)
+            queries, keys = turn(q[:, mine]), turn(k[:, shared])
+            for step in range(len(tokens)):
+                weights = np.exp(keys[: step + 1] @ queries[step] / np.sqrt(d))
+                mixed[step, mine] = weights / weights.sum() @ v[: step + 1, shared]
+        x = x + linear(mixed, "attention/output", layer)
+        y = norm(x, tree["layers/mlp_norm/scale"][layer])
+        gate = linear(y, "mlp/gate", layer)
+        x = x + linear(gate / (1 + np.exp(-gate)) * linear(y, "mlp/up", layer), "mlp/down", layer)
+    head = tree["embed/embedding"].T if config.tie_word_embeddings else tree["head/kernel"]
+    return norm(x, tree["norm/scale"]) @ head
+
+
+def test_logits_are_those_of_a_plain_numpy_network(any_model):
+    logits = jax.jit(any_model.apply)(any_model.params, TOKENS)
+    assert logits.dtype == jnp.float32
+    for row, tokens in zip(logits, TOKENS, strict=True):
+        np.testing.assert_allclose(row, numpy_logits(any_model.config, any_model.params, tokens), atol=2e-5)
+
+
+def test_logits_are_hidden_times_head(any_model):
+    hidden, head = any_model.hidden(any_model.params, TOKENS), any_model.head(any_model.params)
+    assert hidden.shape == (2, 9, 24)
+    assert head.shape == (24, 53)
+    np.testing.assert_allclose(hidden @ head, any_model.apply(any_model.params, TOKENS), atol=1e-5)
+
+
+def test_remat_changes_neither_values_nor_gradients(model):
+    saved = models.Model(model.config, model.params, models.ModelOptions(remat="full"))
+
+    def loss(model, params):
+        return (model.apply(params, TOKENS) ** 2).mean()
+
+    plain, again = (jax.jit(jax.value_and_grad(lambda params, m=m: loss(m, params)))(model.params) for m in (model, saved))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), plain, again)
+    text = str(jax.make_jaxpr(jax.grad(lambda params: loss(saved, params)))(model.params))
+    assert "remat" in text or "checkpoint" in text
+
+
+def test_attention_implementations_agree(model):
+    other = models.Model(model.config, model.params, models.ModelOptions(attention="jax"))
+    np.testing.assert_allclose(other.apply(model.params, TOKENS), model.apply(model.params, TOKENS), atol=1e-5)
+
+
+def test_program_does_not_grow_with_depth():
+    def program(layers):
+        config = models.LlamaConfig(53, 24, 36, layers, 6, 3, 6, 64)
+        params = models.abstract_params(config)
+        return str(jax.make_jaxpr(models.Model(config, params).apply)(params, TOKENS)).count("\n")
+
+    assert program(2) == program(9)
+
+
+def test_bfloat16_parameters_mean_bfloat16_compute_and_float32_logits(any_model):
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), any_model.params)
+    assert any_model.hidden(half, TOKENS).dtype == jnp.bfloat16
+    logits = any_model.apply(half, TOKENS)
+    assert logits.dtype == jnp.float32
+    exact = any_model.apply(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), half), TOKENS)
+    error = np.abs(logits - exact).max() / np.abs(exact).max()
+    assert 0 < error < 0.05
+
+
+def test_gradients_reach_every_parameter_and_keep_its_dtype(any_model):
+    gradients = jax.jit(jax.grad(lambda params: (any_model.apply(params, TOKENS) ** 2).mean()))(any_model.params)
+    for path, leaf in models.tree.flatten(gradients).items():
+        assert np.isfinite(leaf).all(), path
+        rows = np.abs(leaf).reshape(leaf.shape[0], -1).max(axis=1) if path.startswith("layers") else np.abs(leaf).max()[None]
+        assert path == "layers/attention/key/bias" or (rows > 0).all(), path  # softmax ignores a bias common to all keys, up to rope
+
+
+def test_tree_is_plain_and_its_names_are_stable():
+    model = make(CONFIGS["qwen2"])
+    assert {path: leaf.shape for path, leaf in models.tree.flatten(model.params).items()} == {
+        "embed/embedding": (53, 24),
+        "head/kernel": (24, 53),
+        "layers/attention/key/bias": (2, 18),
+        "layers/attention/key/kernel": (2, 24, 18),
+        "layers/attention/output/kernel": (2, 36, 24),
+        "layers/attention/query/bias": (2, 36),
+        "layers/attention/query/kernel": (2, 24, 36),
+        "layers/attention/value/bias": (2, 18),
+        "layers/attention/value/kernel": (2, 24, 18),
+        "layers/attention_norm/scale": (2, 24),
+        "layers/mlp/down/kernel": (2, 36, 24),
+        "layers/mlp/gate/kernel": (2, 24, 36),
+        "layers/mlp/up/kernel": (2, 24, 36),
+        "layers/mlp_norm/scale": (2, 24),
+        "norm/scale": (24,),
+    }
+
+    def plain(tree):
+        return all(plain(value) for value in tree.values()) if type(tree) is dict else type(tree).__module__.startswith("jax")
+
+    assert plain(model.params)
+    assert plain(jax.grad(lambda params: model.hidden(params, TOKENS).sum())(model.params))
+
+
+def test_an_id_outside_the_vocabulary_is_nan_not_a_neighbour(model):
+    logits = model.apply(model.params, jnp.asarray([[1, 2, 53, 4], [1, 2, 52, 4]]))
+    assert np.isnan(logits[0, 2:]).all()
+    assert np.isfinite(logits[1]).all()
+
+
+def test_parameters_of_another_model_are_named(model):
+    other = make(CONFIGS["llama"])
+    with pytest.raises(ValueError, match=r"The model .* missing \['layers/attention/key/bias'.* not expected \['head/kernel'\]"):
+        model.apply(other.params, TOKENS)
+
+
+def test_no_tracer_or_constant_leaks(model):
+    with jax.checking_leaks():
+        jax.jit(model.apply)(model.params, TOKENS)
+    program = jax.jit(model.apply).trace(model.params, TOKENS).jaxpr
+    assert sum(np.size(constant) for constant in program.consts) < 64, "parameters were baked into the program"

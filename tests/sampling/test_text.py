@@ -1,0 +1,71 @@
+"""Prompts of many lengths: buckets, filled batches, original order, decoded without special tokens."""
+
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from safedpo_jax import checks, sampling
+from safedpo_jax.sampling.text import _batches
+
+sys.path.insert(0, str(Path(__file__).parent))
+from toy_model import ToyModel, make_params
+
+PARAMS = make_params()
+MODEL = ToyModel()
+
+
+class LetterTokenizer:
+    """Token i is the i-th letter; 2 is end of sequence."""
+
+    eos_token_id = 2
+
+    def decode(self, ids, skip_special_tokens=False):
+        return "".join(chr(97 + i) for i in ids if not (skip_special_tokens and i == self.eos_token_id))
+
+
+def test_every_prompt_gets_its_own_continuation_in_order():
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(0, 10, size).tolist() for size in (5, 1, 9, 3, 8, 2, 2)]
+    completions = sampling.generate_text(MODEL, PARAMS, LetterTokenizer(), prompts, max_new_tokens=12, batch_size=2, bucket=4)
+    assert len(completions) == 7
+    for prompt, completion in zip(prompts, completions, strict=True):
+        alone = jax.device_get(sampling.generate(MODEL, PARAMS, np.array([prompt]), np.array([len(prompt)]), max_new_tokens=12, eos_ids=2))
+        ids = alone.tokens[0, : alone.lengths[0]].tolist()
+        assert completion.token_ids == ids
+        assert completion.ended == (ids[-1] == 2)
+        assert completion.text == "".join(chr(97 + i) for i in ids if i != 2)
+        np.testing.assert_allclose(completion.logps, alone.logps[0, : alone.lengths[0]], rtol=1e-4, atol=1e-5)
+    assert len({completion.ended for completion in completions}) == 2, [c.token_ids for c in completions]
+
+
+def test_batches_share_few_shapes():
+    prompts = [[1] * size for size in (5, 1, 9, 3, 8, 2, 2)]
+    batches = list(_batches(prompts, 2, 4))
+    assert [(indices, tokens.shape) for indices, tokens, _ in batches] == [
+        ([1, 3], (2, 4)),
+        ([5, 6], (2, 4)),
+        ([0, 4], (2, 8)),
+        ([2], (2, 12)),
+    ]
+    assert batches[-1][2].tolist() == [9, 9]  # filled with a copy
+
+
+def test_batches_draw_different_numbers_and_a_key_reproduces():
+    prompts = [[1, 2, 3]] * 4
+    settings = {"max_new_tokens": 12, "batch_size": 1, "temperature": 1.0, "eos_ids": []}
+    first, again = (sampling.generate_text(MODEL, PARAMS, LetterTokenizer(), prompts, key=jax.random.key(0), **settings) for _ in range(2))
+    assert first == again
+    assert len({tuple(completion.token_ids) for completion in first}) == 4
+    assert not any(completion.ended for completion in first)
+
+
+def test_unusable_prompts_and_tokenizers_are_sentences():
+    with pytest.raises(checks.UserError, match="Prompt 1 has no tokens"):
+        sampling.generate_text(MODEL, PARAMS, LetterTokenizer(), [[1], []], max_new_tokens=1)
+    tokenizer = LetterTokenizer()
+    tokenizer.eos_token_id = None
+    with pytest.raises(checks.UserError, match="no end-of-sequence token"):
+        sampling.generate_text(MODEL, PARAMS, tokenizer, [[1]], max_new_tokens=1)

@@ -1,0 +1,144 @@
+"""Metric writers: valid JSON, no duplicates after a resume, event files TensorBoard can read."""
+
+import json
+import sys
+import types
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from safedpo_jax import checks
+from safedpo_jax.train import writers
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_each_line_is_on_disk_at_once_and_is_valid_json(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    writer = writers.JsonlWriter(path)
+    writer.write(1, {"loss": np.float32(0.5), "bf16": jnp.bfloat16(1.5), "n": np.int32(3), "flag": np.bool_(True), "note": "a\nb"})
+    writer.write(2, {"loss": float("nan"), "other": jnp.float32(jnp.inf), "nothing": None})
+    assert lines(path) == [
+        {"step": 1, "loss": 0.5, "bf16": 1.5, "n": 3, "flag": True, "note": "a\nb"},
+        {"step": 2, "loss": None, "other": None, "nothing": None},
+    ]
+    assert "NaN" not in path.read_text()
+    writer.close()
+
+
+def test_p39_a_resumed_log_has_every_step_once(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    writer = writers.JsonlWriter(path)
+    for step in range(1, 8):
+        writer.write(step, {"loss": float(step)})
+    writer.write(4, {"eval/loss": 9.0})  # same step, other metrics: kept if the step is
+    writer.close()
+    with path.open("a") as file:
+        file.write('{"step": 8, "lo')  # killed while writing
+    writer = writers.JsonlWriter(path, last_step=4)
+    for step in range(5, 8):
+        writer.write(step, {"loss": float(step)})
+    writer.close()
+    assert [line["step"] for line in lines(path)] == [1, 2, 3, 4, 4, 5, 6, 7]
+    assert [line["step"] for line in writers.read_jsonl(path)] == [1, 2, 3, 4, 4, 5, 6, 7]
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_cut_off_last_line_is_dropped_even_if_its_step_is_not_late(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2, "loss": 0.25}')  # no newline: may be half of 0.251
+    writers.JsonlWriter(path, last_step=10).close()
+    assert path.read_text() == '{"step": 1}\n'
+
+
+def test_a_fresh_start_empties_the_log(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 0}\n{"step": 1}\n')
+    writers.JsonlWriter(path).close()
+    assert path.read_text() == ""
+
+
+@pytest.mark.parametrize("value", [np.ones(2), [1.0], object(), 1j])
+def test_what_is_no_scalar_is_refused(tmp_path, value):
+    writer = writers.JsonlWriter(tmp_path / "m.jsonl")
+    with pytest.raises(TypeError, match="must be a scalar"):
+        writer.write(1, {"x": value})
+    writer.close()
+    assert (tmp_path / "m.jsonl").read_text() == ""
+
+
+def test_a_log_that_cannot_be_opened_is_a_sentence(tmp_path):
+    with pytest.raises(checks.UserError, match="Cannot open the metrics log"):
+        writers.JsonlWriter(tmp_path / "nowhere" / "m.jsonl")
+
+
+def test_tensorboard_event_files_hold_the_scalars(tmp_path):
+    writer = writers.TensorBoardWriter(tmp_path)
+    writer.write(1, {"loss": np.float32(0.5), "bad": float("nan"), "note": "text", "flag": True})
+    writer.write(2, {"loss": 0.25})
+    writer.close()
+    writer = writers.TensorBoardWriter(tmp_path, last_step=1)
+    writer.write(2, {"loss": 0.125})
+    writer.close()
+    files = sorted(tmp_path.iterdir(), key=lambda file: file.stat().st_mtime_ns)
+    found = [event for file in files for event in _events(file)]
+    scalars = [(event.step, value.tag, value.simple_value) for event in found for value in event.summary.value]
+    assert {tag for _, tag, _ in scalars} == {"loss", "flag"}  # neither NaN nor text
+    assert [(step, value) for step, tag, value in scalars if tag == "loss"] == [(1, 0.5), (2, 0.25), (2, 0.125)]
+    # The second file tells readers to purge from step 2 on.
+    from tensorboardX.proto.event_pb2 import SessionLog
+
+    assert [event.step for event in found if event.session_log.status == SessionLog.START] == [2]
+
+
+def _events(path):
+    """Records of a TFRecord file: length, checksum, bytes, checksum."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    content, offset, result = path.read_bytes(), 0, []
+    while offset < len(content):
+        size = int.from_bytes(content[offset : offset + 8], "little")
+        result.append(Event.FromString(content[offset + 12 : offset + 12 + size]))
+        offset += 16 + size
+    return result
+
+
+def test_wandb_missing_is_a_sentence_with_the_command(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(checks.UserError, match=r"pip install 'safedpo_jax\[wandb\]'"):
+        writers.WandbWriter("project", tmp_path)
+
+
+def test_wandb_resumes_the_run_of_the_directory(tmp_path, monkeypatch):
+    calls = []
+
+    class Run:
+        def log(self, metrics, step):
+            calls.append((step, metrics))
+
+        def finish(self):
+            calls.append("finish")
+
+    ids = iter("ab")
+    module = types.SimpleNamespace(
+        util=types.SimpleNamespace(generate_id=lambda: next(ids)), init=lambda **arguments: calls.append(arguments) or Run()
+    )
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    for _ in range(2):
+        writer = writers.WandbWriter("project", tmp_path, {"seed": 1})
+        writer.write(3, {"loss": np.float32(0.5)})
+        writer.close()
+    assert [call["id"] for call in calls if isinstance(call, dict)] == ["a", "a"]
+    assert calls[0]["resume"] == "allow"
+    assert calls[1] == (3, {"loss": 0.5})
+
+
+def test_several_writers_as_one(tmp_path):
+    both = writers.MultiWriter([writers.JsonlWriter(tmp_path / name) for name in ("a", "b")])
+    both.write(1, {"x": 1})
+    both.close()
+    assert (tmp_path / "a").read_text() == (tmp_path / "b").read_text() == '{"step": 1, "x": 1}\n'
+    writers.MultiWriter([]).write(1, {"x": 1})
