@@ -93,12 +93,12 @@ class Batch:
     """What one optimiser step sees: exactly `pairs` pairs, packed into rows, run in microbatches of `rows` rows."""
 
     pairs: int = 64
-    rows: int | None = None  # rows per microbatch over all processes; None = 4 for each device that shares the batch
+    rows: int | None = None  # rows per microbatch over all devices; None = up to 4 for each device that shares the batch
     row_length: int | None = (
         None  # tokens per row; None = 2 * data.max_length, which any pair fits; pairs that do not fit are dropped and counted
     )
     layout: str = "shared"  # shared (prompt computed once, rows packed) or plain (one response per row)
-    eval_rows: int | None = None  # rows per evaluation or reference batch; None = rows
+    eval_rows: int | None = None  # rows per evaluation or reference batch; None = 4 for each device that shares it
 
 
 @dataclasses.dataclass(frozen=True)

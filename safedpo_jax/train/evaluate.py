@@ -9,6 +9,8 @@ import numpy as np
 from safedpo_jax.losses import Total
 from safedpo_jax.structs import PairBatch, Params
 
+Table = dict[str, dict[str, float]]
+"""{source: {metric: mean}}"""
 ALL = "all"
 """Group name of the mean over every held-out pair."""
 
@@ -37,9 +39,9 @@ def evaluate(
     return jax.device_get(result)
 
 
-def by_source(totals: dict[str, Total], sources: list[str]) -> dict[str, dict[str, float]]:
+def by_source(totals: dict[str, Total], sources: list[str]) -> Table:
     """{source: {metric: mean}} with `ALL` first; a metric without weight in a source is left out of it."""
-    table: dict[str, dict[str, float]] = {ALL: {}}
+    table: Table = {ALL: {}}
     for name, total in totals.items():
         values, weights = np.atleast_1d(total.total).astype(np.float64), np.atleast_1d(total.weight).astype(np.float64)
         if weights.sum() > 0:
@@ -52,10 +54,26 @@ def by_source(totals: dict[str, Total], sources: list[str]) -> dict[str, dict[st
     return table
 
 
-def flat(table: dict[str, dict[str, Any]]) -> dict[str, float]:
+def flat(table: Table) -> dict[str, float]:
     """`eval/loss`, `eval/rewards/margins`, `eval/pku-mixed/loss`, ...: the names in the metrics log."""
     return {
         (f"eval/{name}" if source == ALL else f"eval/{source}/{name}"): value
         for source, row in table.items()
         for name, value in row.items()
     }
+
+
+def table_at(records: list[dict[str, Any]], sources: list[str], *, last: bool) -> Table | None:
+    """The table of the first or last evaluation in a metrics log; the inverse of `flat`, given the names of the sources."""
+    evaluations = [record for record in records if any(name.startswith("eval/") for name in record)]
+    if not evaluations:
+        return None
+    table: Table = {ALL: {}}
+    for name, value in evaluations[-1 if last else 0].items():
+        rest = name.removeprefix("eval/")
+        if rest == name or value is None:
+            continue
+        source = next((source for source in sources if rest.startswith(f"{source}/")), None)
+        row, metric = (ALL, rest) if source is None else (source, rest.removeprefix(f"{source}/"))
+        table.setdefault(row, {})[metric] = value
+    return table

@@ -14,11 +14,11 @@ from safedpo_jax import config as configs
 from safedpo_jax.config import Config
 from safedpo_jax.train import run_directory, setup, writers
 from safedpo_jax.train.checkpoint import Checkpoints
-from safedpo_jax.train.evaluate import flat
+from safedpo_jax.train.evaluate import flat, table_at
 from safedpo_jax.train.meters import Meter
 from safedpo_jax.train.preemption import StopRequest
 from safedpo_jax.train.progress import Progress
-def write_report(*_): pass
+from safedpo_jax.train.report import write_report
 from safedpo_jax.train.run_directory import RunDirectory
 from safedpo_jax.train.setup import Run
 from safedpo_jax.train.state import TrainState
@@ -33,6 +33,7 @@ def train(config: Config, workdir: str, *, command: str = "") -> int:
     Raises:
       UserError: whatever the user can repair, see `setup.build` and `run_directory.prepare`.
     """
+    began = time.monotonic()
     with StopRequest() as stop:
         directory = run_directory.prepare(workdir, configs.as_dict(config), may_differ=MAY_DIFFER)
         with _undone_if_new(directory):
@@ -45,7 +46,7 @@ def train(config: Config, workdir: str, *, command: str = "") -> int:
         if config.export:
             source = config.tokenizer.path or config.model.path
             models.save_pretrained(directory.export, run.model.config, finished.params, source=source)
-        write_report(directory, run, command)
+        report(run, directory, command, time.monotonic() - began)
         print(f"done: {directory.report}" + (f", policy in {directory.export}" if config.export else ""))
         return 0
 
@@ -100,6 +101,24 @@ def evaluate(run: Run, state: TrainState, step: int, writer: writers.MetricWrite
 
 SHOWN = ("loss", "nll", "rewards/accuracies", "accuracy/safe_wins", "drift/chosen")
 """Held-out metrics on the console; the log has all."""
+
+
+def report(run: Run, directory: RunDirectory, command: str, wall_seconds: float) -> None:
+    """report.md with curves, from the metrics log."""
+    records = writers.read_jsonl(directory.metrics)
+    held_out = run.examples.held_out
+    sources = list(held_out.group_names) if held_out is not None else []
+    write_report(
+        directory.root,
+        title=f"{run.config.loss.name}: {directory.root.name}",
+        command=command,
+        config=configs.as_dict(run.config),
+        defaults=configs.as_dict(Config()),
+        data_reports=run.examples.reports,
+        initial=table_at(records, sources, last=False),
+        final=table_at(records, sources, last=True),
+        wall_seconds=wall_seconds,
+    )
 
 
 def open_checkpoints(config: Config, directory: RunDirectory, run: Run) -> Checkpoints:

@@ -25,8 +25,8 @@ from safedpo_jax.train.state import TrainState
 from safedpo_jax.train.step import make_loss_sums, make_train_step
 
 Say = Callable[[str], None]
-ROWS_PER_DEVICE = 4
-"""Rows of a microbatch on each device that shares it, unless `batch.rows` says otherwise."""
+MOST_ROWS = 4
+"""Rows of a microbatch on each device that shares it, unless the config says otherwise."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +138,7 @@ def make_pipeline(config: Config, examples: data.TokenizedExamples, mesh: Any) -
     return data.Pipeline(
         examples,
         pairs_per_step=config.batch.pairs,
-        micro_rows=batch_rows(config, mesh)[0] // count,
+        micro_rows=batch_rows(config, mesh, examples)[0] // count,
         row_length=row_length(config),
         layout=config.batch.layout,
         seed=config.seed,
@@ -168,18 +168,21 @@ def row_length(config: Config) -> int:
     return config.batch.row_length or 2 * config.data.max_length
 
 
-def batch_rows(config: Config, mesh: Any) -> tuple[int, int]:
+def batch_rows(config: Config, mesh: Any, examples: data.TokenizedExamples | None = None) -> tuple[int, int]:
     """(training, evaluation) rows of a microbatch over all devices.
+
+    Where the config leaves them open, evaluation takes `MOST_ROWS` rows per device, and training as many, but no more than a batch of average
+    pairs fills, so that a small batch is not mostly padding.
 
     Raises:
       UsageError: they do not divide over the devices that share a batch.
     """
     shards = sharding.row_shards(mesh)
-    rows = config.batch.rows or ROWS_PER_DEVICE * shards
-    sizes = {"batch.rows": rows, "batch.eval_rows": config.batch.eval_rows or rows}
-    for key, size in sizes.items():
-        if size % shards:
-            raise UsageError(
-                f"{key}={size} does not divide over {shards} devices (mesh {dict(mesh.shape)}); make it a multiple of {shards}"
-            )
-    return sizes["batch.rows"], sizes["batch.eval_rows"]
+    for key, size in (("batch.rows", config.batch.rows), ("batch.eval_rows", config.batch.eval_rows)):
+        if size is not None and size % shards:
+            raise UsageError(f"{key}={size} does not divide over {shards} devices (mesh {dict(mesh.shape)}); make it a multiple of {shards}")
+    filled = MOST_ROWS
+    if examples is not None and config.batch.layout == "shared":
+        tokens = config.batch.pairs * float(data.pair_costs(examples).mean())
+        filled = int(tokens / row_length(config) / shards)
+    return config.batch.rows or shards * min(max(filled, 1), MOST_ROWS), config.batch.eval_rows or MOST_ROWS * shards

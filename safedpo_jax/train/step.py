@@ -84,7 +84,7 @@ def make_loss_sums(forward: Forward, objective: Objective, hyperparameters: Mapp
         metrics = preference.batch_metrics(
             objective, frozen, anchor, batch, values, weights, beta=hyperparameters.get("beta"), groups=groups
         )
-        return loss, metrics | counts(batch)
+        return loss, metrics
 
     return sums
 
@@ -122,7 +122,7 @@ def _accumulate(sums: Callable[..., tuple[Total, Metrics]], params: Params, refe
 
         def objective_sum(weights: Params) -> tuple[jax.Array, tuple[Total, Metrics]]:
             loss, metrics = sums(weights, reference, micro)
-            return loss.total, (loss, metrics)
+            return loss.total, (loss, metrics | counts(micro))
 
         gradients, (loss, metrics) = jax.grad(objective_sum, has_aux=True)(params)
         return jax.tree.map(lambda leaf: leaf.astype(accumulation_dtype(leaf.dtype)), (gradients, loss, metrics))

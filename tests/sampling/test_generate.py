@@ -143,6 +143,8 @@ def test_p73_same_key_same_result_other_key_other_result():
     assert (run(temperature=1.0, key=jax.random.key(6)).tokens != first.tokens).any()
     same_prompts = run([[3]] * 4, temperature=1.0, key=jax.random.key(5)).tokens
     assert len({tuple(row) for row in same_prompts.tolist()}) > 1  # rows draw independently
+    flat = run(params={**PARAMS, "head": jnp.zeros_like(PARAMS["head"])}, temperature=1.0, key=jax.random.key(5)).tokens
+    assert all(len(set(row)) > 2 for row in flat.tolist())  # and so do the steps
 
 
 def test_p68_one_compilation_per_shape():

@@ -171,11 +171,14 @@ def test_p24_another_reference_is_refused_with_both_values_and_is_no_damage(tmp_
     with Checkpoints(tmp_path) as checkpoints:
         state = store(checkpoints, 1)
         store(checkpoints, 2)
-        with pytest.raises(checks.UserError, match=r"step 2 .* another run: reference is 'abc' there and 'xyz' here"):
+        with pytest.raises(checks.UserError, match=r"^The checkpoint of step 2 .* another run: reference is 'abc' there and 'xyz' here"):
             checkpoints.restore_latest(abstract(state), expected={"reference": "xyz", "version": 1})
         with pytest.raises(checks.UserError, match="tokenizer is None there and 't' here"):
             checkpoints.restore_latest(abstract(state), expected={"tokenizer": "t"})
-        assert checkpoints.steps() == [1, 2]
+        checkpoints.save(3, state, data={}, metadata={"reference": "xyz"})
+        with pytest.raises(checks.UserError, match=r"^The checkpoint of step 3"):  # although an older one would fit
+            checkpoints.restore_latest(abstract(state), expected={"reference": "abc"})
+        assert checkpoints.steps() == [2, 3]
 
 
 @pytest.mark.parametrize(
