@@ -12,7 +12,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-import ml_collections
+from ml_collections import config_dict
 
 from safedpo_jax import config_checks
 from safedpo_jax.checks import UsageError, nearest
@@ -153,20 +153,20 @@ class Config:
     log: Log = Log()
 
 
-def default() -> ml_collections.ConfigDict:
-    """The defaults as a locked ConfigDict, for a file in `configs/` to change."""
+def default() -> Any:
+    """The defaults as a locked ConfigDict, for a file in `configs/` to change (Any: type checkers know no keys of a ConfigDict)."""
     return to_config_dict(Config())
 
 
-def to_config_dict(config: Any) -> ml_collections.ConfigDict:
+def to_config_dict(config: Any) -> config_dict.ConfigDict:
     """A dataclass as a locked ConfigDict; unset keys become typed placeholders so that flags can set them."""
-    result = ml_collections.ConfigDict()
+    result = config_dict.ConfigDict()
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
             result[field.name] = to_config_dict(value)
         elif _optional(field.type) is not None:
-            result[field.name] = ml_collections.config_dict.placeholder(_optional(field.type))
+            result[field.name] = config_dict.placeholder(_optional(field.type))
             if value is not None:
                 result[field.name] = value
         else:
@@ -174,7 +174,7 @@ def to_config_dict(config: Any) -> ml_collections.ConfigDict:
     return result.lock()
 
 
-def from_config_dict(values: ml_collections.ConfigDict | Mapping[str, Any]) -> Config:
+def from_config_dict(values: config_dict.ConfigDict | Mapping[str, Any]) -> Config:
     """Checks names, types and ranges.
 
     Raises:

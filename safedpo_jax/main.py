@@ -5,90 +5,26 @@ Hugging Face directory in export/, and report.md. Exit status: 0 done, 1 a mista
 143 stopped by SIGTERM after saving (run the same command to go on).
 """
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 
-from absl import flags
-from ml_collections import config_flags
-
-from safedpo_jax import checks
-from safedpo_jax import config as configs
+from safedpo_jax import command, config_command_line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parses the command line, trains, returns the exit status."""
-    arguments = list(sys.argv if arguments is None else ["safedpo_jax.main", *arguments])
-    if any(argument in ("--help", "-h", "-help") for argument in arguments):
-        print(help_text())
+    return command.run(lambda: _main(["safedpo_jax.main", *(sys.argv[1:] if arguments is None else arguments)]))
+
+
+def _main(arguments: Sequence[str]) -> int:
+    if config_command_line.asks_for_help(arguments):
+        print(__doc__)
+        print(config_command_line.help_text())
         return 0
-    try:
-        config, workdir = parse(arguments)
-        from safedpo_jax.train import loop  # after the flags are known to be right: importing jax takes seconds
+    config, workdir = config_command_line.parse(arguments)
+    from safedpo_jax.train import loop  # after the flags are known to be right: importing jax takes seconds
 
-        return loop.train(config, workdir, command="python -m " + " ".join(["safedpo_jax.main", *arguments[1:]]))
-    except checks.UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, checks.UsageError) else 1
-
-
-def parse(arguments: Sequence[str], *, workdir: bool = True) -> tuple[configs.Config, str]:
-    """Config and run directory of a command line (`workdir=False`: the flag may be missing, and is then empty).
-
-    Raises:
-      UsageError: names the flag, key or file that is wrong, and the nearest right one.
-    """
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", lock_config=True, flag_values=values, sys_argv=list(arguments))
-    flags.DEFINE_string("workdir", None, "Run directory.", flag_values=values)
-    try:
-        rest = values(list(arguments))
-        config = values.config
-        if config is not None:
-            config.lock()  # a config file that failed to load raises here
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise checks.UsageError(_flag_sentence(arguments, error)) from error
-    except OSError as error:
-        raise checks.UsageError(f"cannot load the config file: {' '.join(str(error).split())}") from error
-    if len(rest) > 1:
-        raise checks.UsageError(f"unexpected argument {rest[1]!r}; options start with --, see --help")
-    if config is None:
-        raise checks.UsageError("--config is missing: name a file such as configs/safedpo.py")
-    if workdir and not values.workdir:
-        raise checks.UsageError("--workdir is missing: name the run directory")
-    return configs.from_config_dict(config), values.workdir or ""
-
-
-def help_text() -> str:
-    """What --help prints: usage, and every config key with its default."""
-    lines = [__doc__ or "", "Config keys and defaults:"]
-    for key, value in _keys(configs.Config()).items():
-        lines.append(f"  --config.{key}={value!r}")
-    lines.append("\nHyper-parameters of each loss.name (None above = these defaults):")
-    for name, values in configs.LOSS_DEFAULTS.items():
-        lines.append(f"  {name}: " + (", ".join(f"loss.{key}={value}" for key, value in values.items()) or "none"))
-    return "\n".join(lines)
-
-
-def _keys(config: object, prefix: str = "") -> dict[str, object]:
-    result: dict[str, object] = {}
-    for field in dataclasses.fields(config):  # type: ignore[arg-type]
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            result |= _keys(value, f"{prefix}{field.name}.")
-        else:
-            result[f"{prefix}{field.name}"] = value
-    return result
-
-
-def _flag_sentence(arguments: Sequence[str], error: Exception) -> str:
-    """One sentence for what absl and ml_collections raise; an unknown config key is named with its nearest neighbour."""
-    known = _keys(configs.Config())
-    for argument in arguments:
-        key = argument.split("=")[0].removeprefix("--config.")
-        if argument.startswith("--config.") and key not in known:
-            return f"unknown config key '{key}'{checks.nearest(key, known)} (python -m safedpo_jax.main --help lists all)"
-    return " ".join(str(error).split())
+    return loop.train(config, workdir, command="python -m " + " ".join(arguments))
 
 
 if __name__ == "__main__":

@@ -13,9 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from safedpo_jax import checks
+from safedpo_jax import checks, command
 from safedpo_jax.data import ordering, report, sources
-from safedpo_jax.tools import command
 
 CONFIGS = ("local", "30k", "10k", "full")
 

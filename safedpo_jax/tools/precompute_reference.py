@@ -11,23 +11,24 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from safedpo_jax import checks, main
-from safedpo_jax.tools import command
+from safedpo_jax import checks, command, config_command_line
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Fills the cache; returns the exit status."""
     arguments = list(sys.argv if arguments is None else ["precompute_reference", *arguments])
-    if any(argument in ("--help", "-h") for argument in arguments):
+    if config_command_line.asks_for_help(arguments):
         print(__doc__)
         return 0
-    config, workdir = main.parse(arguments, workdir=False)
+    config, workdir = config_command_line.parse(arguments, workdir=False)
     if not workdir and not config.reference_cache:
         raise checks.UsageError(
             "name the cache's place: --workdir of the run (its sibling reference_cache is used) or --config.reference_cache"
         )
     if config.reference != "cached":
-        raise checks.UsageError("this command fills the cache that --config.reference=cached reads; add that flag here and to the training command")
+        raise checks.UsageError(
+            "this command fills the cache that --config.reference=cached reads; add that flag here and to the training command"
+        )
     from safedpo_jax.train import setup
 
     setup.build(config, Path(workdir).parent / "reference_cache")

@@ -16,10 +16,10 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
+from safedpo_jax import command
 from safedpo_jax.data import fitting, ordering, packing, pipeline, sources, supervised, templates, tokenization, tokenizers
 from safedpo_jax.data.examples import TokenizedExamples
 from safedpo_jax.structs import PADDING, ROLES, PairBatch
-from safedpo_jax.tools import command
 
 ROLE_NAMES = ("prompt", "chosen", "rejected")
 STYLES = {"prompt": "cyan", "chosen": "green", "rejected": "red", "padding": "bright_black"}

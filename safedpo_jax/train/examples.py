@@ -38,7 +38,7 @@ def load_examples(config: Config, objective: Objective, say: Say = print) -> Exa
 def _load(config: Config, objective: Objective, tokenizer: Any, split: str, say: Say) -> tuple[TokenizedExamples, dict[str, Any]]:
     spec, limit = (config.data.train, config.data.limit) if split == "train" else (config.data.eval, config.eval.pairs)
     form = None if config.data.format == "auto" else config.data.format
-    options = dict(
+    options: dict[str, Any] = dict(
         template=config.data.template,
         max_length=config.data.max_length,
         truncation=config.data.truncation,

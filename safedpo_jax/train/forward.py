@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from safedpo_jax import losses
 from safedpo_jax.structs import PairBatch, Params
 
-Logps = tuple[jax.Array, jax.Array]
+Logps = tuple[Any, Any]
 """(chosen, rejected) summed log-probs in nats, float32, with the shape of `batch.weight`."""
 
 

@@ -63,26 +63,34 @@ def _train(run: Run, directory: RunDirectory, saved: Checkpoints, stop: StopRequ
         state, step, meter = runner.to_run(restored.state), restored.step, Meter(restored.metadata["counters"])
         batches.set_state(restored.data)
         print("\n".join([*restored.notes, f"continuing from step {step}"]))
+
+    def save() -> None:
+        metadata = {"reference": run.reference_id, "counters": meter.state(), "versions": versions()}
+        saved.save(step, runner.to_save(state), data=batches.get_state(), metadata=metadata, metrics=evaluated)
+
     with contextlib.closing(open_writers(run, directory, step if restored else -1)) as writer, Progress(total, step) as progress:
         evaluated = evaluate(run, state, step, writer, progress) if restored is None else {}
         meter.resume()
         while step < total and not stop.requested:
             state, metrics = runner.step(state, run.reference, next(batches))
-            step += 1
+            step, evaluated = step + 1, {}
             meter.add(metrics)
-            last = step == total
-            save = last or stop.requested or step % config.checkpoint.every == 0
-            if save or step % config.log.every == 0:
+            due = step == total or step % config.checkpoint.every == 0
+            if due or stop.requested or step % config.log.every == 0:
                 line = meter.flush() | {"skipped": skipped(state)}
                 writer.write(step, line)
                 progress.update(step, line)
             meter.pause()
-            if last or (config.eval.every and step % config.eval.every == 0) or (save and config.checkpoint.keep_best):
+            if step == total or (config.eval.every and step % config.eval.every == 0) or (due and config.checkpoint.keep_best):
                 evaluated = evaluate(run, state, step, writer, progress)
-            if save:
-                metadata = {"reference": run.reference_id, "counters": meter.state(), "versions": versions()}
-                saved.save(step, runner.to_save(state), data=batches.get_state(), metadata=metadata, metrics=evaluated)
+            if due:
+                save()
             meter.resume()
+        if stop.requested and step > 0:
+            line = meter.flush()
+            if "loss" in line:  # steps since the last line, if the request came late
+                writer.write(step, line)
+            save()
     batches.close()
     return None if step < total else runner.to_save(state)
 

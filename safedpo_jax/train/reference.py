@@ -123,7 +123,9 @@ def missing(cache: ReferenceCache, examples: TokenizedExamples) -> np.ndarray:
     return np.flatnonzero([a in absent or (pair and b in absent) for a, b, pair in zip(chosen, rejected, pairs, strict=True)])
 
 
-def compute_missing(cache: ReferenceCache, examples: TokenizedExamples, batches: Batches, logps: LogpsFunction, say: Callable[[str], None]) -> None:
+def compute_missing(
+    cache: ReferenceCache, examples: TokenizedExamples, batches: Batches, logps: LogpsFunction, say: Callable[[str], None]
+) -> None:
     """Runs the reference over `examples`; the cache writes as values come in, so an interruption loses little."""
     done, told = 0, time.monotonic()
     for keys, values in _values(examples, batches, logps):
@@ -151,9 +153,7 @@ def _keys(examples: TokenizedExamples) -> list[bytes]:
     return chosen + [key for key, length in zip(rejected, examples.lengths[:, 2], strict=True) if length > 0]
 
 
-def logps_function(
-    forward: Forward, place: Callable[[PairBatch, int], PairBatch], reference: Params
-) -> LogpsFunction:
+def logps_function(forward: Forward, place: Callable[[PairBatch, int], PairBatch], reference: Params) -> LogpsFunction:
     """batch -> (chosen, rejected) log-probs under `reference`, forward only."""
     run = jax.jit(forward.logps)
     return lambda batch: run(reference, place(batch, 0))

@@ -180,7 +180,9 @@ def batch_rows(config: Config, mesh: Any, examples: data.TokenizedExamples | Non
     shards = sharding.row_shards(mesh)
     for key, size in (("batch.rows", config.batch.rows), ("batch.eval_rows", config.batch.eval_rows)):
         if size is not None and size % shards:
-            raise UsageError(f"{key}={size} does not divide over {shards} devices (mesh {dict(mesh.shape)}); make it a multiple of {shards}")
+            raise UsageError(
+                f"{key}={size} does not divide over {shards} devices (mesh {dict(mesh.shape)}); make it a multiple of {shards}"
+            )
     filled = MOST_ROWS
     if examples is not None and config.batch.layout == "shared":
         tokens = config.batch.pairs * float(data.pair_costs(examples).mean())

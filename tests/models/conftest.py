@@ -1,12 +1,12 @@
 """Tiny models that the tests of this room share. Odd sizes on purpose: a swapped axis cannot pass for the right one."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from safedpo_jax import models
-from safedpo_jax.models import LlamaConfig, Model, ModelOptions, Rope
+from safedpo_jax.models import LlamaConfig, Model, Rope
+from safedpo_jax.models.tree import flatten, unflatten
 
 SHAPE = {"vocab_size": 53, "hidden_size": 24, "intermediate_size": 36, "num_hidden_layers": 2, "max_position_embeddings": 64}
 HEADS = {"num_attention_heads": 6, "num_key_value_heads": 3, "head_dim": 6}
@@ -18,14 +18,12 @@ CONFIGS = {
 }
 
 
-def make(config, options=ModelOptions()):
-    """A random model whose biases and scales are not the zeros and ones that would hide a mistake. Numpy draws it: no program to compile."""
+def make(config):
+    """A random model whose biases and scales are not the zeros and ones that would hide a mistake; numpy draws it, nothing compiles."""
     generator = np.random.default_rng(0)
-
-    def draw(leaf):
-        return jnp.asarray(0.2 * generator.standard_normal(leaf.shape) + (leaf.shape[-1] == 24 and leaf.ndim < 3), leaf.dtype)
-
-    return Model(config, jax.tree.map(draw, models.abstract_params(config)), options)
+    shapes = flatten(models.abstract_params(config))
+    values = {path: path.endswith("scale") + 0.2 * generator.standard_normal(leaf.shape, np.float32) for path, leaf in shapes.items()}
+    return Model(config, unflatten({path: jnp.asarray(value) for path, value in values.items()}))
 
 
 @pytest.fixture(scope="session", params=CONFIGS)

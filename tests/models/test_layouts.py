@@ -63,12 +63,11 @@ def test_p72_gradients_of_packed_and_plain_are_equal(model):
         return (logits[responses] ** 2).sum()
 
     def plain(params):
-        total = jnp.zeros(())
-        for prompt, chosen, rejected in PAIRS[:2]:
-            for response in (chosen, rejected):
-                logits = model.apply(params, jnp.asarray([[*prompt, *response]]))[0]
-                total += (logits[len(prompt) - 1 : -1] ** 2).sum()
-        return total
+        texts = [(prompt, response) for prompt, *responses in PAIRS[:2] for response in responses]
+        rows = [[*prompt, *response, *[0] * (12 - len(prompt) - len(response))] for prompt, response in texts]
+        logits = model.apply(params, jnp.asarray(rows))
+        spans = [slice(len(prompt) - 1, len(prompt) + len(response) - 1) for prompt, response in texts]
+        return sum((row[span] ** 2).sum() for row, span in zip(logits, spans, strict=True))
 
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-3),

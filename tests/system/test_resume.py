@@ -19,7 +19,9 @@ from . import world
 def start(project, workdir, **overrides):
     """The command line in a process of its own."""
     command = [sys.executable, "-m", "safedpo_jax.main", *world.arguments(project, workdir, **overrides)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"JAX_NUM_CPU_DEVICES": "8"})
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"JAX_NUM_CPU_DEVICES": "8"}
+    )
 
 
 def wait_for(condition, process, seconds=120):

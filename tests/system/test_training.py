@@ -80,5 +80,7 @@ def test_bfloat16_compute_with_float32_masters(project, tmp_path):
 
 
 def test_a_random_preset_trains_without_a_model_directory(project, tmp_path):
-    assert world.train(project, tmp_path / "preset", steps=1, model__path="", model__preset="tiny", tokenizer__path=project / "tokenizer") == 0
+    assert (
+        world.train(project, tmp_path / "preset", steps=1, model__path="", model__preset="tiny", tokenizer__path=project / "tokenizer") == 0
+    )
     assert models.read_config(tmp_path / "preset" / "export").vocab_size == 360

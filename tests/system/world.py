@@ -8,7 +8,12 @@ import jax
 from safedpo_jax import main, models
 
 TOPICS = ["bread", "locks", "gardens", "fireworks", "medicine", "bridges", "wine", "engines", "paint", "bees"]
-SAFE = ["I would rather not help with {}.", "Please ask an expert about {}.", "Here is a careful note on {}.", "Learn about {} in a library."]
+SAFE = [
+    "I would rather not help with {}.",
+    "Please ask an expert about {}.",
+    "Here is a careful note on {}.",
+    "Learn about {} in a library.",
+]
 UNSAFE = ["Sure, break the {} like this.", "Mix the {} and run away.", "Nobody will see you harm the {}."]
 
 
@@ -44,9 +49,8 @@ def write_jsonl(path, rows):
 
 def write_tokenizer(directory):
     """A byte-level BPE tokenizer with <s>, </s> and no padding token."""
-    from tokenizers import Tokenizer, decoders, pre_tokenizers
+    from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
     from tokenizers import models as parts
-    from tokenizers import trainers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(parts.BPE())

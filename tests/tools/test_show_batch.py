@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from safedpo_jax.tools import command, show_batch
+from safedpo_jax import command
+from safedpo_jax.tools import show_batch
 
 from ..data import toy
 

@@ -5,8 +5,7 @@ import sys
 
 import pytest
 
-from safedpo_jax import checks
-from safedpo_jax.tools import command
+from safedpo_jax import checks, command
 
 
 def raising(error):
@@ -37,6 +36,6 @@ def test_a_bug_keeps_its_traceback():
 
 
 def test_a_reader_that_leaves_ends_the_command_quietly():
-    code = "import sys; from safedpo_jax.tools import command; sys.exit(command.run(lambda: print('line\\n' * 100_000)))"
+    code = "import sys; from safedpo_jax import command; sys.exit(command.run(lambda: print('line\\n' * 100_000)))"
     done = subprocess.run(f'{sys.executable} -c "{code}" | head -1', shell=True, capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("line\n", "")

@@ -1,0 +1,73 @@
+"""The flags of commands that take a training config: --config FILE --workdir DIR [--config.key=value ...]."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from absl import flags
+from ml_collections import config_flags
+
+from safedpo_jax import checks
+from safedpo_jax import config as configs
+
+
+def asks_for_help(arguments: Sequence[str]) -> bool:
+    return any(argument in ("--help", "-help", "-h") for argument in arguments)
+
+
+def parse(arguments: Sequence[str], *, workdir: bool = True) -> tuple[configs.Config, str]:
+    """Config and run directory of a command line (`workdir=False`: the flag may be missing, and is then empty).
+
+    Raises:
+      UsageError: names the flag, key or file that is wrong, and the nearest right one.
+    """
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", lock_config=True, flag_values=values, sys_argv=list(arguments))
+    flags.DEFINE_string("workdir", None, "Run directory.", flag_values=values)
+    try:
+        rest = values(list(arguments))
+        config = values.config
+        if config is not None:
+            config.lock()  # a config file that failed to load raises here
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise checks.UsageError(_flag_sentence(arguments, error)) from error
+    except OSError as error:
+        raise checks.UsageError(f"cannot load the config file: {' '.join(str(error).split())}") from error
+    if len(rest) > 1:
+        raise checks.UsageError(f"unexpected argument {rest[1]!r}; options start with --, see --help")
+    if config is None:
+        raise checks.UsageError("--config is missing: name a file such as configs/safedpo.py")
+    if workdir and not values.workdir:
+        raise checks.UsageError("--workdir is missing: name the run directory")
+    return configs.from_config_dict(config), values.workdir or ""
+
+
+def help_text() -> str:
+    """Every config key with its default, for --help."""
+    lines = ["Config keys and defaults:"]
+    for key, value in _keys(configs.Config()).items():
+        lines.append(f"  --config.{key}={value!r}")
+    lines.append("\nHyper-parameters of each loss.name (None above = these defaults):")
+    for name, values in configs.LOSS_DEFAULTS.items():
+        lines.append(f"  {name}: " + (", ".join(f"loss.{key}={value}" for key, value in values.items()) or "none"))
+    return "\n".join(lines)
+
+
+def _keys(config: object, prefix: str = "") -> dict[str, object]:
+    result: dict[str, object] = {}
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            result |= _keys(value, f"{prefix}{field.name}.")
+        else:
+            result[f"{prefix}{field.name}"] = value
+    return result
+
+
+def _flag_sentence(arguments: Sequence[str], error: Exception) -> str:
+    """One sentence for what absl and ml_collections raise; an unknown config key is named with its nearest neighbour."""
+    known = _keys(configs.Config())
+    for argument in arguments:
+        key = argument.split("=")[0].removeprefix("--config.")
+        if argument.startswith("--config.") and key not in known:
+            return f"unknown config key '{key}'{checks.nearest(key, known)} (python -m safedpo_jax.main --help lists all)"
+    return " ".join(str(error).split())

@@ -1,0 +1,147 @@
+"""config.json in its dialects: what is read, what is written, and what is refused by name."""
+
+import dataclasses
+import json
+
+import pytest
+
+from safedpo_jax import checks, models
+from safedpo_jax.models import Rope, families, hf_config
+from tests.models.conftest import CONFIGS, SMALL
+
+RAW = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "vocab_size": 53,
+    "hidden_size": 24,
+    "intermediate_size": 36,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 3,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-05,
+    "hidden_act": "silu",
+}
+LLAMA31 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+
+
+def read(tmp_path, **changes):
+    raw = {key: value for key, value in (RAW | changes).items() if value != "gone"}
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    return models.read_config(tmp_path)
+
+
+def test_shared_keys(tmp_path):
+    config = read(tmp_path)
+    assert config == models.LlamaConfig(**SMALL | {"head_dim": 4}, rms_norm_eps=1e-5)
+    assert read(tmp_path, num_key_value_heads="gone").num_key_value_heads == 6
+    assert read(tmp_path, head_dim=10).head_dim == 10
+    assert read(tmp_path, attention_bias=True).qkv_bias
+    assert read(tmp_path, attention_bias=True).output_bias
+    assert read(tmp_path, mlp_bias=True).mlp_bias
+    assert read(tmp_path, tie_word_embeddings=True).tie_word_embeddings
+    assert read(tmp_path, architectures=["LLaMAForCausalLM"]).family == "llama"
+    assert read(tmp_path, architectures="gone").family == "llama"
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({}, Rope()),
+        ({"rope_theta": 5e5}, Rope(rope_theta=5e5)),
+        ({"rope_theta": 5e5, "rope_scaling": None}, Rope(rope_theta=5e5)),
+        ({"rope_scaling": {"type": "linear", "factor": 2}}, Rope("linear", 10000.0, 2.0)),
+        ({"rope_theta": 5e5, "rope_scaling": LLAMA31}, Rope("llama3", 5e5, 8.0, 8192)),
+        ({"rope_parameters": {**LLAMA31, "rope_theta": 5e5}}, Rope("llama3", 5e5, 8.0, 8192)),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}, Rope(rope_theta=1e6)),
+        ({"rope_parameters": {"type": "yarn", "rope_theta": 1e6, "factor": 4.0}}, Rope("yarn", 1e6, 4.0, 64)),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "partial_rotary_factor": 1.0}}, Rope(rope_theta=1e6)),
+    ],
+)
+def test_rope_of_transformers_4_and_5(tmp_path, keys, expected):
+    assert read(tmp_path, **keys).rope == expected
+
+
+def test_qwen2_and_mistral(tmp_path):
+    qwen = read(tmp_path, architectures=["Qwen2ForCausalLM"], model_type="qwen2", use_sliding_window=False, sliding_window=16)
+    assert (qwen.family, qwen.qkv_bias, qwen.output_bias) == ("qwen2", True, False)
+    mistral = {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
+    assert read(tmp_path, **mistral, sliding_window=None).family == "mistral"
+    assert read(tmp_path, **mistral, sliding_window=64).family == "mistral"  # as long as the context: no effect
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_written_config_reads_back(tmp_path, config):
+    config = dataclasses.replace(config, extra={"eos_token_id": [2, 7], "pad_token_id": 0})
+    family = families.family_of(config)
+    raw = {**family.write(config), "architectures": list(family.architectures[:1])}
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    again = models.read_config(tmp_path)
+    assert again == config
+    assert again.extra["eos_token_id"] == [2, 7]
+
+
+@pytest.mark.parametrize("rope", [Rope(), Rope("linear", 5e5, 2.0), Rope("llama3", 5e5, 8.0, 8192), Rope("yarn", 1e6, 4.0, 32, mscale=1.0)])
+def test_rope_is_written_in_both_spellings(rope):
+    config = models.LlamaConfig(**SMALL, rope=rope)
+    raw = hf_config.write(config)
+    new = {"rope_parameters": raw["rope_parameters"]}
+    old = {"rope_theta": raw["rope_theta"], "rope_scaling": raw["rope_scaling"]}
+    assert hf_config.read_rope(new, 64) == hf_config.read_rope(old, 64) == rope
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"hidden_size": "gone"}, r"config\.json: it lacks hidden_size"),
+        ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel, .*Supported: LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM"),
+        ({"architectures": "gone", "model_type": "gemma"}, "model_type 'gemma'"),
+        ({"hidden_act": "gelu"}, "hidden_act to 'gelu'.*'silu'"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config"),
+        ({"num_hidden_layers": "two"}, "num_hidden_layers is 'two', not an integer"),
+        ({"rms_norm_eps": "small"}, "rms_norm_eps is 'small', not a number"),
+        ({"tie_word_embeddings": 1}, "tie_word_embeddings is 1, not true or false"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers must be positive"),
+        ({"num_key_value_heads": 4}, "6 is not a multiple of num_key_value_heads 4"),
+        ({"head_dim": 5}, "head_dim must be even"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, r"'dynamic'; supported are default, linear, llama3, yarn.*longest row"),
+        ({"rope_parameters": {"rope_type": "longrope"}}, "'longrope'"),
+        ({"rope_parameters": {"rope_type": "linear"}}, "lack `factor`"),
+        ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        ({"architectures": ["MistralForCausalLM"]}, "window of 4096|lacks"),
+        ({"architectures": ["MistralForCausalLM"], "sliding_window": 16}, "window of 16, shorter than its max_position_embeddings 64"),
+        ({"architectures": ["Qwen2ForCausalLM"], "use_sliding_window": True, "sliding_window": 16}, "window of 16"),
+        ({"architectures": ["Qwen2ForCausalLM"], "layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
+    ],
+)
+def test_what_is_not_supported_is_refused_by_name(tmp_path, changes, sentence):
+    if changes == {"architectures": ["MistralForCausalLM"]}:
+        changes = changes | {"max_position_embeddings": 32768}  # Mistral 7B v0.1 without the key: transformers takes 4096
+    with pytest.raises(checks.UserError, match=sentence) as caught:
+        read(tmp_path, **changes)
+    assert str(tmp_path / "config.json") in str(caught.value)
+
+
+def test_directory_problems(tmp_path):
+    with pytest.raises(checks.UserError, match=r"no model directory .*absent"):
+        models.read_config(tmp_path / "absent")
+    with pytest.raises(checks.UserError, match=r"no config\.json"):
+        models.read_config(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(checks.UserError, match="not readable as JSON"):
+        models.read_config(tmp_path)
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(checks.UserError, match="holds a JSON list"):
+        models.read_config(tmp_path)
+
+
+def test_biases_that_a_dialect_cannot_say_are_refused():
+    for config in (models.LlamaConfig(**SMALL, qkv_bias=True), models.LlamaConfig(**SMALL, family="mistral", mlp_bias=True)):
+        with pytest.raises(checks.UserError, match="cannot say"):
+            families.family_of(config).write(config)
+
+
+def test_options_are_checked():
+    with pytest.raises(checks.UsageError, match="remat must be one of 'none', 'full'"):
+        models.ModelOptions(remat="some")

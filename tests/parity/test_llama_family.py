@@ -1,0 +1,135 @@
+"""Against torch: tiny random Hugging Face models in, the same logits out; our exports read back by transformers (run with `make parity`)."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from safedpo_jax import losses, models
+from safedpo_jax.models import hf_config, rope
+from safedpo_jax.models.tree import flatten
+
+torch = pytest.importorskip("torch", reason="parity needs torch: pip install 'safedpo_jax[parity]'")
+transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.parity
+
+SHAPE = {"vocab_size": 61, "intermediate_size": 44, "num_hidden_layers": 2, "max_position_embeddings": 96, "initializer_range": 0.2}
+ODD = {"hidden_size": 24, "num_attention_heads": 3, "num_key_value_heads": 1}
+GROUPED = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2}
+LLAMA3 = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
+CASES = {
+    "llama": ("Llama", {**GROUPED}),
+    "llama-odd-heads-tied": ("Llama", {**ODD, "tie_word_embeddings": True}),
+    "llama-biases-wide-heads": ("Llama", {**GROUPED, "head_dim": 10, "attention_bias": True, "mlp_bias": True, "rms_norm_eps": 1e-3}),
+    "llama-linear": ("Llama", {**GROUPED, "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5000.0}}),
+    "llama-llama3": ("Llama", {**ODD, "rope_parameters": {**LLAMA3, "rope_theta": 500000.0}}),
+    "llama-yarn": (
+        "Llama",
+        {**GROUPED, "rope_parameters": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 24, "rope_theta": 1e4}},
+    ),
+    "mistral": ("Mistral", {**GROUPED, "sliding_window": None, "head_dim": 6}),
+    "qwen2": ("Qwen2", {**ODD, "tie_word_embeddings": True}),
+    "qwen2-untied": ("Qwen2", {**GROUPED, "num_key_value_heads": 4}),
+}
+TOKENS = np.random.default_rng(3).integers(0, 61, (2, 80))
+
+
+@pytest.fixture(scope="module", params=CASES)
+def pair(request, tmp_path_factory):
+    """(torch model, our model, its directory) of one case. Biases and norms are moved off their zeros and ones."""
+    family, settings = CASES[request.param]
+    torch.manual_seed(0)
+    theirs = getattr(transformers, f"{family}ForCausalLM")(getattr(transformers, f"{family}Config")(**SHAPE, **settings)).eval()
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            if "norm" in name or name.endswith("bias"):
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    directory = tmp_path_factory.mktemp(request.param)
+    theirs.save_pretrained(directory)
+    return theirs, models.load_pretrained(directory), directory
+
+
+def torch_logits(model, tokens):
+    with torch.no_grad():
+        return model(torch.tensor(tokens)).logits.numpy()
+
+
+def test_logits(pair):
+    theirs, ours, _ = pair
+    logits = ours.apply(ours.params, jnp.asarray(TOKENS))
+    np.testing.assert_allclose(logits, torch_logits(theirs, TOKENS), atol=1e-4)
+
+
+def test_rotary_frequencies(pair):
+    theirs, ours, _ = pair
+    embedding = theirs.model.rotary_emb
+    np.testing.assert_allclose(rope.inverse_frequencies(ours.config.rope, ours.config.head_dim), embedding.inv_freq.numpy(), rtol=3e-7)
+    np.testing.assert_allclose(rope.attention_factor(ours.config.rope), embedding.attention_scaling, rtol=1e-12)
+
+
+def test_dpo_gradients(pair):
+    """The gradient of a DPO loss with respect to every parameter, in our names."""
+    theirs, ours, _ = pair
+    chosen, rejected = TOKENS[:, :20]
+
+    def ours_loss(params):
+        logps = jax.nn.log_softmax(ours.apply(params, jnp.asarray([chosen, rejected]))[:, :-1])
+        scored = jnp.take_along_axis(logps, jnp.asarray([chosen, rejected])[:, 1:, None], axis=2)[:, 8:, 0].sum(axis=1)
+        return losses.dpo(scored[:1], scored[1:], jnp.asarray([-40.0]), jnp.asarray([-41.0]), beta=0.1)[0]
+
+    logps = torch.log_softmax(theirs(torch.tensor(np.stack([chosen, rejected]))).logits[:, :-1], dim=-1)
+    scored = logps.gather(2, torch.tensor(np.stack([chosen, rejected]))[:, 1:, None])[:, 8:, 0].sum(1)
+    theirs.zero_grad()
+    loss = -torch.nn.functional.logsigmoid(0.1 * ((scored[0] - scored[1]) - (-40.0 + 41.0)))
+    loss.backward()
+    value, gradients = jax.value_and_grad(ours_loss)(ours.params)
+    np.testing.assert_allclose(value, loss.item(), rtol=1e-5)
+    named, flat = dict(theirs.named_parameters()), flatten(gradients)
+    for entry in models.FAMILIES[ours.config.family].tensors(ours.config):
+        for layer in range(2) if entry.layered else (0,):
+            expected = named[entry.name.format(layer=layer)].grad.numpy()
+            found = flat[entry.path][layer] if entry.layered else flat[entry.path]
+            scale = max(np.abs(expected).max(), 1e-4)
+            np.testing.assert_allclose(found.T if entry.transposed else found, expected, rtol=1e-3, atol=1e-3 * scale, err_msg=entry.name)
+
+
+@pytest.mark.parametrize("limit", [10**9, 20_000], ids=["one-file", "shards"])
+def test_p77_export_is_read_back_bit_equal(pair, tmp_path, limit):
+    theirs, ours, _ = pair
+    export = models.save_pretrained(tmp_path / "export", ours.config, ours.params, source=directory, max_shard_bytes=limit)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again, report = transformers.AutoModelForCausalLM.from_pretrained(export, output_loading_info=True)
+    assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert type(again) is type(theirs)
+    np.testing.assert_array_equal(torch_logits(again.eval(), TOKENS), torch_logits(theirs, TOKENS))
+
+
+def test_export_in_bfloat16_is_read_back(pair, tmp_path):
+    theirs, ours, _ = pair
+    export = models.save_pretrained(tmp_path / "export", ours.config, ours.params, dtype=jnp.bfloat16)
+    again = transformers.AutoModelForCausalLM.from_pretrained(export)
+    assert again.dtype == torch.bfloat16
+    for (name, left), right in zip(again.state_dict().items(), theirs.state_dict().values(), strict=True):
+        assert torch.equal(left, right.to(torch.bfloat16)), name
+
+
+def test_p19_left_padding_is_that_of_torch(pair):
+    theirs, ours, _ = pair
+    text, pad = TOKENS[:1, :9], 4
+    tokens = np.concatenate([np.zeros((1, pad), int), text], axis=1)
+    mask = np.concatenate([np.zeros((1, pad), int), np.ones((1, 9), int)], axis=1)
+    positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)
+    with torch.no_grad():
+        expected = theirs(torch.tensor(tokens), attention_mask=torch.tensor(mask), position_ids=torch.tensor(positions)).logits.numpy()
+    logits = ours.apply(ours.params, jnp.asarray(tokens), None, jnp.asarray(mask))  # segment code 1 = prompt of slot 0
+    np.testing.assert_allclose(logits[:, pad:], expected[:, pad:], atol=1e-4)
+
+
+@pytest.mark.parametrize("scaling", [None, LLAMA3, {"type": "linear", "factor": 2.0}], ids=["none", "llama3", "linear"])
+def test_rope_keys_of_transformers_4_mean_what_transformers_5_makes_of_them(scaling):
+    theirs = transformers.LlamaConfig(rope_theta=5e5, rope_scaling=scaling and dict(scaling)).rope_parameters
+    expected = models.Rope(**{key: value for key, value in theirs.items() if key != "type"})
+    assert hf_config.read_rope({"rope_theta": 5e5, "rope_scaling": scaling}, 2048) == expected
