@@ -15,7 +15,7 @@ class Meter:
       counters: `state()` of the run this one continues, or None.
     """
 
-    def __init__(self, counters: dict[str, float] | None = None):
+    def __init__(self, counters: dict[str, int | float] | None = None):
         self._pending: list[dict[str, Total]] = []
         self._seconds = 0.0
         self._counters = {"tokens": 0, "examples": 0, "seconds": 0.0} | (counters or {})
