@@ -83,7 +83,7 @@ class Optimizer:
     b2: float = 0.95
     eps: float = 1e-8
     weight_decay: float = 0.05
-    no_decay: str = r"(bias|scale|embedding)$"  # parameter paths without decay
+    no_decay: str = r"(bias|_norm/scale)$"  # parameter paths without decay: biases and the norms inside the layers, as in safe-rlhf
     clip_norm: float = 1.0
     moment_dtype: str = "float32"
 

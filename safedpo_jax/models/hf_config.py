@@ -98,7 +98,7 @@ def read_rope(raw: dict[str, Any], max_position_embeddings: int) -> Rope:
     return Rope(rope_type=kind, **{key: _rope_value(given, key) for key in given})
 
 
-def _rope_value(given: dict[str, Any], key: str) -> int | float | bool:
+def _rope_value(given: dict[str, Any], key: str) -> Any:
     if key == "truncate":
         return boolean(given, key, True)
     return integer(given, key, 0) if key == "original_max_position_embeddings" else number(given, key, 0.0)

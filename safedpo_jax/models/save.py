@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,28 +16,13 @@ from safedpo_jax.models.families import family_of
 from safedpo_jax.models.family import Tensor
 from safedpo_jax.models.model import abstract_params
 from safedpo_jax.models.tree import check_paths, flatten
+from safedpo_jax.models.write_shard import DTYPE_CODES, Part, write_shard
 from safedpo_jax.structs import Params
 
 CARRIED = (
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "spiece.model"),
     *("chat_template*", "additional_chat_templates", "generation_config.json", "LICENSE*", "NOTICE*", "USE_POLICY*"),
 )
-DTYPE_CODES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-
-
-class Part(NamedTuple):
-    """One tensor of the export: a parameter, or one layer of it."""
-
-    name: str
-    entry: Tensor
-    layer: int | None
-    shape: tuple[int, ...]
-    dtype: np.dtype
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return int(np.prod(self.shape)) * self.dtype.itemsize
 
 
 def save_pretrained(
@@ -79,7 +64,7 @@ def save_pretrained(
             partial.mkdir(parents=True)
             _write_small(partial, config, parts, groups, source)
         for name, group in groups.items():
-            _write_shard(partial / name if writer else None, group, flatten(params))
+            write_shard(partial / name if writer else None, group, flatten(params))
         if writer:
             _swap(partial, target)
         if jax.process_count() > 1:
@@ -161,47 +146,6 @@ def _write_small(partial: Path, config: Any, parts: list[Part], groups: dict[str
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _write_shard(path: Path | None, parts: list[Part], table: dict[str, Any]) -> None:
-    """One safetensors file, streamed: eight bytes of header length, a JSON header, then the tensors end to end, little-endian."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for part in parts:
-        header[part.name] = {"dtype": DTYPE_CODES[part.dtype.name], "shape": part.shape, "data_offsets": [offset, offset + part.size]}
-        offset += part.size
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    tensors = (np.ascontiguousarray(_values(table[part.entry.path], part)) for part in parts)
-    if path is None:
-        for _ in tensors:
-            pass  # this process only takes part in the gathering
-        return
-    with open(path, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for values in tensors:
-            file.write(values.view(np.uint8).data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _values(array: Any, part: Part) -> np.ndarray:
-    """The tensor on the host, in the layout and dtype of the file."""
-    values = _host(array, part.layer).astype(part.dtype, copy=False)
-    return values.T if part.entry.transposed else values
-
-
-def _host(array: Any, layer: int | None) -> np.ndarray:
-    if not isinstance(array, jax.Array) or (
-        array.is_fully_addressable and len(array.devices()) == 1 and array.devices().pop().platform == "cpu"
-    ):
-        values = np.asarray(array)  # a view
-        return values if layer is None else values[layer]
-    if layer is not None:
-        array = jax.lax.dynamic_index_in_dim(array, np.int32(layer), keepdims=False)
-    if not array.is_fully_addressable:
-        return np.asarray(multihost_utils.process_allgather(array, tiled=True))
-    return np.asarray(array)
 
 
 def _swap(partial: Path, target: Path) -> None:

@@ -73,7 +73,7 @@ def table_at(records: list[dict[str, Any]], sources: list[str], *, last: bool) -
         rest = name.removeprefix("eval/")
         if rest == name or value is None:
             continue
-        source = next((source for source in sources if rest.startswith(f"{source}/")), None)
+        source = max((source for source in sources if rest.startswith(f"{source}/")), key=len, default=None)
         row, metric = (ALL, rest) if source is None else (source, rest.removeprefix(f"{source}/"))
         table.setdefault(row, {})[metric] = value
     return table

@@ -32,7 +32,7 @@ class Meter:
     def resume(self) -> None:
         self._mark = time.perf_counter()
 
-    def flush(self) -> dict[str, float]:
+    def flush(self) -> dict[str, int | float]:
         """Means over the steps since the last flush, throughput and counters. Waits for those steps to finish."""
         steps = jax.device_get(self._pending)
         self.pause()

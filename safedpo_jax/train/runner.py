@@ -22,7 +22,8 @@ class MeshRunner:
 
     def __init__(self, step: Callable[..., Any], mesh: Mesh, rules: sharding.Rules):
         self.mesh, self.rules = mesh, rules
-        self._step = jax.jit(step, donate_argnums=0)
+        self._pure = step
+        self._step: Callable[..., Any] | None = None
 
     def create(self, params: Params, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
         """The first state, created directly on its shardings; `params` is donated into it."""
@@ -37,6 +38,9 @@ class MeshRunner:
         return jax.tree.map(lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes, shardings)
 
     def step(self, state: TrainState, reference: Params | None, batch: PairBatch) -> tuple[TrainState, Any]:
+        if self._step is None:  # left to the compiler, the new state may lie differently, and the second step would be compiled anew
+            shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+            self._step = jax.jit(self._pure, donate_argnums=0, out_shardings=(shardings, None))
         return self._step(state, reference, self.place(batch, 1))
 
     def place(self, batch: PairBatch, leading_axis: int) -> PairBatch:

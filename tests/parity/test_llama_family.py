@@ -97,7 +97,7 @@ def test_dpo_gradients(pair):
 
 @pytest.mark.parametrize("limit", [10**9, 20_000], ids=["one-file", "shards"])
 def test_p77_export_is_read_back_bit_equal(pair, tmp_path, limit):
-    theirs, ours, _ = pair
+    theirs, ours, directory = pair
     export = models.save_pretrained(tmp_path / "export", ours.config, ours.params, source=directory, max_shard_bytes=limit)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

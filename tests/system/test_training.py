@@ -1,6 +1,9 @@
 """A practitioner's run from the command line: trains, reports, exports; and the same numbers by every route that promises them."""
 
 import json
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -62,6 +65,12 @@ def test_p26_first_loss_is_between_ln2_and_softplus_delta_as_the_mixed_share_say
 def test_every_route_gives_the_same_numbers(base_run, project, tmp_path, name, overrides):
     assert world.train(project, tmp_path / name, **overrides) == 0
     assert_same_run(base_run, tmp_path / name)
+
+
+def test_p69_one_device_gives_the_numbers_of_eight(base_run, project, tmp_path):
+    command = [sys.executable, "-m", "safedpo_jax.main", *world.arguments(project, tmp_path / "one", checkpoint__every=100)]
+    subprocess.run(command, check=True, env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"}, capture_output=True)
+    assert_same_run(base_run, tmp_path / "one")
 
 
 def test_dpo_and_sft_run(project, tmp_path):
