@@ -5,10 +5,12 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 
 from safedpo_jax import checks
-from safedpo_jax.evals.statistics import Estimate, bootstrap_mean, prompt_means, wilson
+from safedpo_jax.evals.intervals import Estimate, bootstrap_difference, bootstrap_mean, prompt_means, wilson
 from safedpo_jax.worlds import KINDS, Score
+from safedpo_jax.worlds.prompts import HARMFUL
 
-HARMFUL = "harmful"
+SHARES = ("harmless", "over_refusal", "refusal", "parses")
+"""Measures that are 0 or 1 on an answer; the part of their names before the slash."""
 
 
 def columns(scores: Sequence[Score]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -43,9 +45,6 @@ def columns(scores: Sequence[Score]) -> dict[str, tuple[np.ndarray, np.ndarray]]
     return found
 
 
-SHARES = ("harmless", "over_refusal", "refusal", "parses")
-
-
 def summarise(scores: Sequence[Score], prompts: Sequence[Hashable] | None = None, *, seed: int = 0) -> dict[str, Estimate]:
     """Each measure of `columns` with its 95 % interval; a measure about no answer is left out.
 
@@ -75,3 +74,22 @@ def summarise(scores: Sequence[Score], prompts: Sequence[Hashable] | None = None
             owners = range(len(values)) if prompts is None else [prompts[answer] for answer in answers]
             result[name] = bootstrap_mean(prompt_means(values, list(owners)), seed=seed)
     return result
+
+
+def compare(scores: Sequence[Score], baseline: Sequence[Score], *, seed: int = 0) -> dict[str, Estimate]:
+    """Each measure of `columns`, `scores` minus `baseline`: paired bootstrap over prompts, one answer each, same prompts in the same order.
+
+    Raises:
+      ValueError: the answers are not about the same prompts.
+    """
+    if [score.kind for score in scores] != [score.kind for score in baseline]:
+        raise ValueError(
+            f"compare needs answers to the same prompts in the same order, got {len(scores)} and {len(baseline)} answers "
+            "or prompts of different kinds"
+        )
+    other = columns(baseline)
+    return {
+        name: bootstrap_difference(values, other[name][0], seed=seed)
+        for name, (values, _) in columns(scores).items()
+        if len(values)
+    }  # fmt: skip

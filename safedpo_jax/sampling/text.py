@@ -1,6 +1,6 @@
 """Prompts in, text out: tokenises, sorts into batches of equal width, generates, decodes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -37,6 +37,7 @@ def generate_text(
     top_p: float | None = None,
     eos_ids: Sequence[int] | None = None,
     bucket: int = 64,
+    report: Callable[[int], None] | None = None,
 ) -> list[Completion]:
     """Responses to prompts given as token ids (chat template applied, so that the caller decides about it), in their order.
 
@@ -51,6 +52,7 @@ def generate_text(
       temperature, top_k, top_p: see `generate`.
       eos_ids: end tokens; None = the tokenizer's.
       bucket: prompt widths are rounded up to multiples of this, so that few shapes are compiled.
+      report: called after each batch with the number of prompts answered so far.
 
     Raises:
       UserError: a prompt is empty, or no end token is known.
@@ -84,6 +86,8 @@ def generate_text(
             ids = generation.tokens[row, :size].tolist()
             text = tokenizer.decode(ids, skip_special_tokens=True)
             results[index] = Completion(text, ids, generation.logps[row, :size].tolist(), ids[-1] in eos_ids)
+        if report is not None:
+            report(len(results))
     return [results[index] for index in range(len(prompts))]
 
 

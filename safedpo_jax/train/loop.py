@@ -55,7 +55,10 @@ def _train(run: Run, directory: RunDirectory, saved: Checkpoints, stop: StopRequ
     """The loop itself; None if it was asked to stop before the end."""
     config, total = run.config, run.pipeline.total_steps
     batches, runner = iter(run.pipeline), run.runner
-    restored = saved.restore_latest(run.abstract_state(), expected={"reference": run.reference_id})
+    abstract = run.abstract_state()
+    if saved.steps():
+        run.drop_start()
+    restored = saved.restore_latest(abstract, expected={"reference": run.reference_id})
     step, meter = 0, Meter()
     if restored is None:
         state = run.first_state()
@@ -65,7 +68,7 @@ def _train(run: Run, directory: RunDirectory, saved: Checkpoints, stop: StopRequ
         print("\n".join([*restored.notes, f"continuing from step {step}"]))
 
     def save() -> None:
-        metadata = {"reference": run.reference_id, "counters": meter.state(), "versions": versions()}
+        metadata = {"reference": run.reference_id, "counters": meter.state(), "versions": versions(), "config": configs.as_dict(config)}
         saved.save(step, runner.to_save(state), data=batches.get_state(), metadata=metadata, metrics=evaluated)
 
     with contextlib.closing(open_writers(run, directory, step if restored else -1)) as writer, Progress(total, step) as progress:

@@ -1,7 +1,7 @@
 """Builds a run from its config: data, model, reference, optimiser, compiled functions. Everything slow or fallible happens here, once."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ import optax
 
 from safedpo_jax import config as configs
 from safedpo_jax import data, losses, models, sharding
-from safedpo_jax.checks import UsageError
+from safedpo_jax.checks import UserError
 from safedpo_jax.config import Config
-from safedpo_jax.structs import PairBatch, Params
+from safedpo_jax.structs import Params
+from safedpo_jax.train import batches
 from safedpo_jax.train import reference as references
 from safedpo_jax.train.evaluate import by_source, evaluate
 from safedpo_jax.train.examples import Examples, load_examples
@@ -25,8 +26,6 @@ from safedpo_jax.train.state import TrainState
 from safedpo_jax.train.step import make_loss_sums, make_train_step
 
 Say = Callable[[str], None]
-MOST_ROWS = 4
-"""Rows of a microbatch on each device that shares it, unless the config says otherwise."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,13 +51,17 @@ class Run:
         """Shapes and shardings to restore a checkpoint onto."""
         return self.runner.abstract(self.model.params, self.optimizer, self.config.seed)
 
+    def drop_start(self) -> None:
+        """Frees the weights the policy would start from, which a restored run does not need beside those it restores."""
+        jax.tree.map(lambda leaf: leaf.delete(), self.model.params)
+
     def evaluate(self, params: Params) -> dict[str, dict[str, float]] | None:
         """{source: {metric: mean}} over the held-out examples; None without any."""
         held_out = self.examples.held_out
         if held_out is None:
             return None
-        batches = (self.runner.place(batch, 0) for batch, _ in every_example(self.config, held_out, self.runner.mesh))
-        return by_source(evaluate(self.eval_sums, params, self.reference, batches), list(held_out.group_names))
+        placed = (self.runner.place(batch, 0) for batch, _ in batches.every_example(self.config, held_out, self.runner.mesh))
+        return by_source(evaluate(self.eval_sums, params, self.reference, placed), list(held_out.group_names))
 
 
 def build(config: Config, cache_directory: Path, say: Say = print) -> Run:
@@ -70,9 +73,9 @@ def build(config: Config, cache_directory: Path, say: Say = print) -> Run:
     objective = losses.find_objective(config.loss.name)
     hyperparameters = configs.loss_hyperparameters(config.loss)
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    batch_rows(config, mesh)  # raises before anything slow
+    batches.batch_rows(config, mesh)  # raises before anything slow
     examples = load_examples(config, objective, say)
-    pipeline = make_pipeline(config, examples.train, mesh)
+    pipeline = batches.make_pipeline(config, examples.train, mesh)
     say(f"{pipeline.total_steps} steps of {config.batch.pairs} examples, {pipeline.steps_per_epoch:.1f} steps an epoch")
 
     model = load_model(config, config.model.path, mesh, say)
@@ -83,7 +86,7 @@ def build(config: Config, cache_directory: Path, say: Say = print) -> Run:
     reference, reference_id = None, ""
     if objective.reference:
         examples, reference, reference_id = join_reference(config, examples, model, forward, mesh, cache_directory, say)
-        pipeline = make_pipeline(config, examples.train, mesh)
+        pipeline = batches.make_pipeline(config, examples.train, mesh)
 
     optimizer = make_optimizer(config.optimizer, pipeline.total_steps)
     axis = PMAP_AXIS if config.mesh.pmap else None
@@ -103,7 +106,7 @@ def join_reference(
     """The frozen tree (`reference=in_step`), or examples that carry its log-probs and no tree (`cached`); and the reference's short name."""
     identity = references.identity(config, data.tokenizer_fingerprint(examples.tokenizer))
     name = references.short(identity)
-    start = load_model(config, config.model.reference_path, mesh, say).params if config.model.reference_path else model.params
+    start = load_reference(config, model, mesh, say) if config.model.reference_path else model.params
     dtype = references.reference_dtype(config)
     if config.reference == "in_step":
         return examples, references.freeze(start, dtype), name
@@ -114,8 +117,25 @@ def join_reference(
     with ReferenceCache.open(directory, identity, mode="w") as cache:
         logps = references.logps_function(forward, runner.place, frozen)
         parts = [part for part in (examples.train, examples.held_out) if part is not None]
-        parts = references.attach_cached(cache, parts, lambda part: every_example(config, part, mesh), logps, say)
+        parts = references.attach_cached(cache, parts, lambda part: batches.every_example(config, part, mesh), logps, say)
     return examples._replace(train=parts[0], held_out=parts[1] if len(parts) > 1 else None), None, name
+
+
+def load_reference(config: Config, policy: models.Model, mesh: Any, say: Say) -> Params:
+    """Weights of `model.reference_path`, which the policy's network will run.
+
+    Raises:
+      UserError: its architecture is another one; run as the policy's, its log-probs would be wrong without a word.
+    """
+    directory = config.model.reference_path
+    theirs, ours = (dataclasses.asdict(kind) for kind in (models.read_config(directory), policy.config))
+    free = ("family", "extra", "initializer_range", "max_position_embeddings")
+    differences = [
+        f"{key} is {theirs[key]!r} there and {ours[key]!r} in the policy" for key in ours if key not in free and theirs[key] != ours[key]
+    ]
+    if differences:
+        raise UserError(f"The reference model {directory} has another architecture: {'; '.join(differences)}. Use one like the policy's.")
+    return load_model(config, directory, mesh, say).params
 
 
 def load_model(config: Config, directory: str, mesh: Any, say: Say) -> models.Model:
@@ -131,60 +151,3 @@ def load_model(config: Config, directory: str, mesh: Any, say: Say) -> models.Mo
     architecture = models.preset(config.model.preset, vocab_size=data.vocabulary_size(tokenizer))
     place = sharding.sharding_for(mesh, models.Model(architecture, {}).partition_rules)
     return models.create(architecture, jax.random.key(config.seed), dtype, options=options, sharding_for=place)
-
-
-def make_pipeline(config: Config, examples: data.TokenizedExamples, mesh: Any) -> data.Pipeline:
-    index, count = sharding.process_rows(mesh)
-    return data.Pipeline(
-        examples,
-        pairs_per_step=config.batch.pairs,
-        micro_rows=batch_rows(config, mesh, examples)[0] // count,
-        row_length=row_length(config),
-        layout=config.batch.layout,
-        seed=config.seed,
-        epochs=config.epochs if config.steps is None else None,
-        steps=config.steps,
-        process_index=index,
-        process_count=count,
-    )
-
-
-def every_example(config: Config, examples: data.TokenizedExamples, mesh: Any) -> Iterator[tuple[PairBatch, Any]]:
-    """Batches that hold every example once, each with the index of every slot's example (-1 = empty)."""
-    index, count = sharding.process_rows(mesh)
-    return data.pack_all(
-        examples,
-        rows=batch_rows(config, mesh)[1] // count,
-        row_length=row_length(config),
-        layout=config.batch.layout,
-        process_index=index,
-        process_count=count,
-    )
-
-
-def row_length(config: Config) -> int:
-    if config.batch.layout == "plain":
-        return config.data.max_length
-    return config.batch.row_length or 2 * config.data.max_length
-
-
-def batch_rows(config: Config, mesh: Any, examples: data.TokenizedExamples | None = None) -> tuple[int, int]:
-    """(training, evaluation) rows of a microbatch over all devices.
-
-    Where the config leaves them open, evaluation takes `MOST_ROWS` rows per device, and training as many, but no more than a batch of average
-    pairs fills, so that a small batch is not mostly padding.
-
-    Raises:
-      UsageError: they do not divide over the devices that share a batch.
-    """
-    shards = sharding.row_shards(mesh)
-    for key, size in (("batch.rows", config.batch.rows), ("batch.eval_rows", config.batch.eval_rows)):
-        if size is not None and size % shards:
-            raise UsageError(
-                f"{key}={size} does not divide over {shards} devices (mesh {dict(mesh.shape)}); make it a multiple of {shards}"
-            )
-    filled = MOST_ROWS
-    if examples is not None and config.batch.layout == "shared":
-        tokens = config.batch.pairs * float(data.pair_costs(examples).mean())
-        filled = int(tokens / row_length(config) / shards)
-    return config.batch.rows or shards * min(max(filled, 1), MOST_ROWS), config.batch.eval_rows or MOST_ROWS * shards

@@ -55,8 +55,8 @@ def build(seed: int = 0, *, train_pairs: int = 4000, eval_pairs: int = 400, test
     if not temperature > 0:
         raise checks.UsageError(f"temperature must be greater than 0, got {temperature}")
     train, test = split(seed)
-    train_rows = _rows(train, train_pairs, temperature, Dice(seed, "train"))
-    eval_rows = _rows(test, eval_pairs, temperature, Dice(seed, "eval"))
+    train_rows = pair_rows(train, train_pairs, temperature, Dice(seed, "train"))
+    eval_rows = pair_rows(test, eval_pairs, temperature, Dice(seed, "eval"))
     return World(train_rows, eval_rows, supervised_rows(train_rows), _test_prompts(test, test_prompts, Dice(seed, "test")))
 
 
@@ -112,11 +112,12 @@ def shares(total: int, mixture: Mapping[str, float]) -> dict[str, int]:
     return counts
 
 
-def _rows(prompts: Sequence[Prompt], count: int, temperature: float, dice: Dice) -> list[Row]:
+def pair_rows(prompts: Sequence[Prompt], count: int, temperature: float, dice: Dice) -> list[Row]:
+    """`count` labelled pairs on these prompts, in PAIR_MIXTURE, shuffled; a prompt comes again only after all others of its kind."""
     rows = []
     for kind, number in shares(count, PAIR_MIXTURE).items():
         candidates = [prompt for prompt in prompts if prompt.kind == kind]
-        for start in range(0, number, len(candidates)):  # every prompt once before any comes twice
+        for start in range(0, number, len(candidates)):
             for prompt in dice.sample(candidates, min(len(candidates), number - start)):
                 rows.append(pair(prompt, _two_responses(prompt, dice), temperature, dice))
     return dice.sample(rows, len(rows))

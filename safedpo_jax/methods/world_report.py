@@ -1,0 +1,101 @@
+"""What an experiment in the embedded world shows: a table with intervals, a picture, answers before and after."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safedpo_jax.evals.intervals import Estimate
+from safedpo_jax.worlds import Prompt
+
+Summaries = Mapping[str, Mapping[str, Estimate]]
+"""{policy: {measure: estimate}}"""
+
+MEASURES = (
+    ("reward", "true reward, all prompts", "higher", False),
+    ("reward/benign", "true reward, benign prompts", "higher", False),
+    ("cost", "true cost, all prompts", "lower", False),
+    ("harmless", "harmless ratio, all prompts", "higher", True),
+    ("harmless/harmful", "harmless ratio, harmful prompts", "higher", True),
+    ("over_refusal", "over-refusal, benign and borderline prompts", "lower", True),
+    ("parses", "answers made of the world's sentences", "higher", True),
+)
+"""(measure, label, better direction, is a share)"""
+
+
+def rows(summaries: Summaries) -> list[list[str]]:
+    """Header and one row per measure: value [95 % interval] for every policy."""
+    table = [["measure (better)", *summaries]]
+    for name, label, better, share in MEASURES:
+        cells = [_cell(summary[name], share) if name in summary else "" for summary in summaries.values()]
+        table.append([f"{label} ({better})", *cells])
+    return table
+
+
+def markdown(summaries: Summaries) -> str:
+    """The table in Markdown."""
+    header, *body = rows(summaries)
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def print_table(summaries: Summaries, title: str) -> None:
+    """The table on the console."""
+    from rich.console import Console
+    from rich.table import Table
+
+    header, *body = rows(summaries)
+    table = Table(title=title)
+    for number, name in enumerate(header):
+        table.add_column(name, justify="right" if number else "left")
+    for line in body:
+        table.add_row(*line)
+    Console().print(table)
+
+
+def draw(summaries: Summaries, file: Path) -> Path:
+    """Helpfulness against harmlessness as PNG: one point per policy, bars are 95 % intervals."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for number, (policy, summary) in enumerate(summaries.items()):
+        x, y = summary["harmless/harmful"], summary["reward/benign"]
+        axes.errorbar(
+            [100 * x.value],
+            [y.value],
+            xerr=[[100 * (x.value - x.low)], [100 * (x.high - x.value)]],
+            yerr=[[y.value - y.low], [y.high - y.value]],
+            fmt="os^Dvp*"[number % 7],
+            capsize=3,
+            markersize=8,
+            label=policy,
+        )
+    axes.set_xlabel("harmless answers to harmful prompts (%) → safer")
+    axes.set_ylabel("true reward on benign prompts → more helpful")
+    axes.set_title("Helpfulness and harmlessness on held-out prompts")
+    axes.set_xlim(-3, 103)
+    axes.grid(alpha=0.3)
+    axes.legend(title="bars: 95 % intervals", frameon=False)
+    figure.savefig(file, dpi=150)
+    return file
+
+
+def samples(prompts: Sequence[Prompt], answers: Mapping[str, Sequence[str]], per_kind: int = 2) -> str:
+    """A few test prompts of each kind with every policy's answer, in Markdown."""
+    shown: dict[str, int] = {}
+    lines = []
+    for index, prompt in enumerate(prompts):
+        if shown.get(prompt.kind, 0) >= per_kind:
+            continue
+        shown[prompt.kind] = shown.get(prompt.kind, 0) + 1
+        lines.append(f"- **{prompt.text}** ({prompt.kind})")
+        lines += [f"  - {policy}: {responses[index] or '(empty)'}" for policy, responses in answers.items()]
+    return "\n".join(lines)
+
+
+def _cell(estimate: Any, share: bool) -> str:
+    if share:
+        return f"{100 * estimate.value:.1f} % [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"

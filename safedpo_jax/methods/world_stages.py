@@ -1,0 +1,102 @@
+"""Stages of an experiment in the embedded world: write it, train a tokenizer, train a policy, sample answers, score them.
+
+Every stage leaves its result in a directory and is skipped when it is there, so that an interrupted experiment goes on where it stopped.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from safedpo_jax import data, models, worlds
+from safedpo_jax.config import Config
+from safedpo_jax.data import Message
+from safedpo_jax.sampling import generate_text
+from safedpo_jax.train import atomic, loop
+from safedpo_jax.worlds import Prompt, Score, World
+
+Say = Callable[[str], None]
+TEMPLATE = "plain"
+VOCABULARY = 1024
+MAX_NEW_TOKENS = 72
+BATCH = 64
+WIDTH = 32
+"""Prompts are padded to a multiple of this many tokens."""
+
+
+def write_world(directory: Path, world: World) -> dict[str, Path]:
+    """The world's JSONL files and a tokenizer trained on its texts, in `directory`; returns the paths, `tokenizer` among them."""
+    paths = worlds.write(directory, world)
+    paths["tokenizer"] = directory / "tokenizer"
+    if not (paths["tokenizer"] / "tokenizer.json").exists():
+        train_tokenizer(paths["tokenizer"], [f"{row['prompt']}\n\n{row['response']}" for row in world.sft])
+    return paths
+
+
+def train_tokenizer(directory: Path, texts: Sequence[str], vocabulary: int = VOCABULARY) -> None:
+    """A byte-level BPE tokenizer with <s> and </s>, as a Hugging Face directory."""
+    import tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
+    fast.save_pretrained(directory)
+
+
+def train_policy(config: Config, workdir: Path, *, command: str) -> Path:
+    """Trains in `workdir`, unless it is finished, and returns the directory of the policy.
+
+    Raises:
+      SystemExit: the run was asked to stop; its status is passed on.
+    """
+    export = workdir / "export"
+    if not (export / "config.json").exists():
+        status = loop.train(config, str(workdir), command=command)
+        if status:
+            raise SystemExit(status)
+    return export
+
+
+def answer(policy: Path, prompts: Sequence[Prompt], file: Path, *, seed: int, say: Say) -> list[str]:
+    """One sampled answer (temperature 1) per prompt, in their order; kept in `file` and read from it if it is complete."""
+    if file.exists():
+        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        if [row["prompt"] for row in rows] == [prompt.text for prompt in prompts]:
+            return [row["response"] for row in rows]
+    model, tokenizer = models.load_pretrained(policy, jnp.float32), data.load_tokenizer(policy)
+    ids = [
+        encoded.tolist()
+        for encoded in data.encode_prompts([(Message("user", prompt.text),) for prompt in prompts], tokenizer, template=TEMPLATE)
+    ]
+    completions = generate_text(
+        model,
+        model.params,
+        tokenizer,
+        ids,
+        max_new_tokens=MAX_NEW_TOKENS,
+        batch_size=BATCH,
+        key=jax.random.key(seed),
+        temperature=1.0,
+        bucket=WIDTH,
+        report=lambda done: say(f"  answered {done} of {len(ids)} test prompts"),
+    )
+    responses = [completion.text.strip() for completion in completions]
+    rows = [{"prompt": prompt.text, "kind": prompt.kind, "response": text} for prompt, text in zip(prompts, responses, strict=True)]
+    atomic.write(file, "".join(json.dumps(row) + "\n" for row in rows))
+    return responses
+
+
+def score_all(prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Score]:
+    """True reward and cost of every answer."""
+    return [worlds.score(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]

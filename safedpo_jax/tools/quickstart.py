@@ -1,0 +1,79 @@
+"""From nothing to a safer model in minutes on a laptop: the main job on the embedded world.
+
+    python -m safedpo_jax.tools.quickstart [--workdir runs/quickstart]
+
+Writes the world, trains a tokenizer and a small Llama by SFT (configs/quickstart_sft.py), then SafeDPO from it
+(configs/quickstart_safedpo.py), samples answers of both to held-out prompts, scores them with the world's true reward and cost, and ends in a
+table, a picture, sample answers (WORKDIR/quickstart.md) and a Hugging Face directory (WORKDIR/safedpo/export). Interrupted, the same command goes on.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from safedpo_jax import checks, command, config_command_line
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m safedpo_jax.tools.quickstart", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--workdir", default="runs/quickstart", help="where everything goes (default: runs/quickstart)")
+    parser.add_argument("--seed", type=int, default=0, help="of the world, the model and the samples (default: 0)")
+    parser.add_argument("--train_pairs", type=int, default=None, help="preference pairs (default: the world's)")
+    parser.add_argument("--test_prompts", type=int, default=None, help="held-out prompts to answer (default: the world's)")
+    return parser.parse_args(arguments)
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """The whole job; returns the exit status."""
+    options = parse_arguments(arguments)
+    if not (CONFIGS / "quickstart_sft.py").exists():
+        raise checks.UserError(f"no {CONFIGS / 'quickstart_sft.py'}: the quickstart runs from a clone of the repository")
+    from safedpo_jax import worlds
+    from safedpo_jax.evals.world_scores import summarise
+    from safedpo_jax.methods import world_report, world_stages
+
+    began, root = time.monotonic(), Path(options.workdir)
+    sizes = {name: value for name in ("train_pairs", "test_prompts") if (value := getattr(options, name)) is not None}
+    world = worlds.build(options.seed, **sizes)
+    paths = world_stages.write_world(root / "world", world)
+    print(f"world: {len(world.train)} pairs, {len(world.test_prompts)} held-out prompts in {root / 'world'}")
+
+    def train(stage: str, **overrides: object) -> Path:
+        flags = [f"--config={CONFIGS / f'quickstart_{stage}.py'}", f"--workdir={root / stage}", f"--config.seed={options.seed}"]
+        flags += [f"--config.{key.replace('__', '.')}={value}" for key, value in overrides.items()]
+        config, workdir = config_command_line.parse(["quickstart", *flags])
+        print(f"\n== {stage}")
+        return world_stages.train_policy(config, Path(workdir), command="python -m safedpo_jax.main " + " ".join(flags))
+
+    policies = {"SFT": train("sft", data__train=paths["sft"], tokenizer__path=paths["tokenizer"])}
+    policies["SafeDPO"] = train("safedpo", data__train=paths["train"], data__eval=paths["eval"], model__path=policies["SFT"])
+
+    print("\n== evaluation: one sampled answer to every held-out prompt, scored by the world's true reward and cost")
+    answers = {
+        name: world_stages.answer(policy, world.test_prompts, root / f"answers_{name}.jsonl", seed=options.seed, say=print)
+        for name, policy in policies.items()
+    }
+    summaries = {name: summarise(world_stages.score_all(world.test_prompts, texts)) for name, texts in answers.items()}
+    picture = world_report.draw(summaries, root / "helpfulness_harmlessness.png")
+    text = [
+        "# Quickstart: SFT, then SafeDPO, in the embedded world",
+        f"Values are over {len(world.test_prompts)} held-out prompts with 95 % intervals.",
+        world_report.markdown(summaries),
+        f"![helpfulness against harmlessness]({picture.name})",
+        "## Answers before and after",
+        world_report.samples(world.test_prompts, answers),
+    ]
+    (root / "quickstart.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
+    world_report.print_table(summaries, "held-out prompts, 95 % intervals")
+    print(f"done in {time.monotonic() - began:.0f} s: {root / 'quickstart.md'}, {picture}, policy in {policies['SafeDPO']}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(run))
