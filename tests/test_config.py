@@ -97,7 +97,9 @@ def test_every_config_file_builds_and_says_how_to_run_it(path):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     values = module.get_config()
-    values.data.train, values.model.path = values.data.train or "train.jsonl", "model"
+    values.data.train, values.tokenizer.path = values.data.train or "train.jsonl", "tokenizer"
+    if not values.model.preset:
+        values.model.path = "model"
     built = config.from_config_dict(values)
     assert f"--config configs/{path.name}" in module.__doc__
     assert built.loss.name in config.LOSS_DEFAULTS

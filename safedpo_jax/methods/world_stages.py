@@ -20,8 +20,8 @@ from safedpo_jax.worlds import Prompt, Score, World
 Say = Callable[[str], None]
 TEMPLATE = "plain"
 VOCABULARY = 1024
-MAX_NEW_TOKENS = 72
-BATCH = 64
+MAX_NEW_TOKENS = 96
+BATCH = 100
 WIDTH = 32
 """Prompts are padded to a multiple of this many tokens."""
 

@@ -44,6 +44,7 @@ _LLAMA3 = {"rms_norm_eps": 1e-5, "rope": Rope(rope_theta=500000.0)}
 PRESETS: dict[str, LlamaConfig] = {
     # From scratch. "10m" and so on count parameters at a vocabulary of 32000 with a tied head.
     "tiny": _shape(512, 32, 64, 2, 4, 2, 512, tie_word_embeddings=True),
+    "world": _shape(1024, 128, 384, 2, 4, 4, 512, tie_word_embeddings=True),  # the embedded world's quickstart
     "10m": _shape(32000, 192, 512, 8, 6, 6, 2048, tie_word_embeddings=True),
     "20m": _shape(32000, 320, 864, 8, 5, 5, 2048, tie_word_embeddings=True),
     "110m": _shape(32000, 768, 2048, 12, 12, 12, 2048, tie_word_embeddings=True),

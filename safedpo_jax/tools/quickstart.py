@@ -24,8 +24,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--workdir", default="runs/quickstart", help="where everything goes (default: runs/quickstart)")
     parser.add_argument("--seed", type=int, default=0, help="of the world, the model and the samples (default: 0)")
-    parser.add_argument("--train_pairs", type=int, default=None, help="preference pairs (default: the world's)")
-    parser.add_argument("--test_prompts", type=int, default=None, help="held-out prompts to answer (default: the world's)")
+    parser.add_argument("--train_pairs", type=int, default=6000, help="preference pairs (default: 6000)")
+    parser.add_argument("--test_prompts", type=int, default=600, help="held-out prompts to answer (default: 600)")
     return parser.parse_args(arguments)
 
 
@@ -39,8 +39,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     from safedpo_jax.methods import world_report, world_stages
 
     began, root = time.monotonic(), Path(options.workdir)
-    sizes = {name: value for name in ("train_pairs", "test_prompts") if (value := getattr(options, name)) is not None}
-    world = worlds.build(options.seed, **sizes)
+    world = worlds.build(options.seed, train_pairs=options.train_pairs, test_prompts=options.test_prompts)
     paths = world_stages.write_world(root / "world", world)
     print(f"world: {len(world.train)} pairs, {len(world.test_prompts)} held-out prompts in {root / 'world'}")
 

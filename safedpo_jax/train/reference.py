@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from safedpo_jax import __version__
 from safedpo_jax.checks import UserError
 from safedpo_jax.config import Config
 from safedpo_jax.data import TokenizedExamples
@@ -45,6 +46,7 @@ def identity(config: Config, tokenizer_fingerprint: str) -> dict[str, str]:
         "param_dtype": config.model.param_dtype,
         "compute_dtype": reference_dtype(config),
         "span": SPAN_RULE,
+        "code": __version__,
     }
 
 

@@ -32,7 +32,7 @@ def test_parameter_counts(name):
     count = models.parameter_count(models.abstract_params(models.preset(name)))
     if name in PUBLISHED:
         assert count == PUBLISHED[name]
-    elif name != "tiny":
+    elif name not in ("tiny", "world"):
         assert abs(count / (int(name.removesuffix("m")) * 1e6) - 1) < 0.04
 
 

@@ -1,16 +1,14 @@
 """A practitioner's run from the command line: trains, reports, exports; and the same numbers by every route that promises them."""
 
 import json
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from safedpo_jax import models
+from safedpo_jax import command, models
+from safedpo_jax.tools import precompute_reference
 
 from . import world
 
@@ -67,12 +65,6 @@ def test_every_route_gives_the_same_numbers(base_run, project, tmp_path, name, o
     assert_same_run(base_run, tmp_path / name)
 
 
-def test_p69_one_device_gives_the_numbers_of_eight(base_run, project, tmp_path):
-    command = [sys.executable, "-m", "safedpo_jax.main", *world.arguments(project, tmp_path / "one", checkpoint__every=100)]
-    subprocess.run(command, check=True, env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"}, capture_output=True)
-    assert_same_run(base_run, tmp_path / "one")
-
-
 def test_dpo_and_sft_run(project, tmp_path):
     assert world.train(project, tmp_path / "dpo", "dpo", steps=2) == 0
     np.testing.assert_allclose(world.losses(tmp_path / "dpo")[0], np.log(2), rtol=1e-6)
@@ -93,3 +85,18 @@ def test_a_random_preset_trains_without_a_model_directory(project, tmp_path):
         world.train(project, tmp_path / "preset", steps=1, model__path="", model__preset="tiny", tokenizer__path=project / "tokenizer") == 0
     )
     assert models.read_config(tmp_path / "preset" / "export").vocab_size == 360
+
+
+def test_the_precompute_command_fills_the_cache_that_training_reads(project, tmp_path, base_run, capsys):
+    cached = {"reference": "cached", "steps": 2}
+    flags = world.arguments(project, tmp_path / "runs" / "cached", **cached)
+    assert command.run(lambda: precompute_reference.run(flags)) == 0
+    assert "complete" in capsys.readouterr().out
+    assert world.train(project, tmp_path / "runs" / "cached", **cached) == 0
+    assert "examples" not in [line for line in capsys.readouterr().out.splitlines() if "reference log-probs:" in line][-1]
+    np.testing.assert_allclose(world.losses(tmp_path / "runs" / "cached")[0], world.losses(base_run)[0], rtol=1e-6)
+
+
+def test_the_precompute_command_wants_the_flag_it_serves(project, tmp_path, capsys):
+    assert command.run(lambda: precompute_reference.run(world.arguments(project, tmp_path / "run"))) == 2
+    assert "--config.reference=cached" in capsys.readouterr().err
