@@ -1,4 +1,4 @@
-# Two commands do everything on a fresh machine: `make test` here, and (with the next release) `make quickstart`.
+# Two commands do everything on a fresh machine: `make quickstart` (environment, main job, table and picture) and `make test`.
 # PYTHON picks the interpreter that makes the environment; VENV is where it goes.
 PYTHON ?= python3
 VENV ?= .venv
@@ -7,15 +7,22 @@ JOBS ?= 2
 # Versions the suite was last seen green with, where a newer one is known to be heavier or different.
 CONSTRAINTS := .ci/constraints.txt
 
-.PHONY: test lint parity environment clean help
+.PHONY: quickstart test lint parity environment clean help
 
 help: ## Say what each target does.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
+quickstart: $(VENV)/.base ## Train SFT and SafeDPO on the embedded world and compare them (runs/quickstart).
+	$(BIN)/python -m safedpo_jax.tools.quickstart
+
+$(VENV)/.base: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -c $(CONSTRAINTS) -e .
+	touch $@
+
 environment: $(VENV)/.test ## Make the virtual environment with the [test] extra.
 
-$(VENV)/.test: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
+$(VENV)/.test: $(VENV)/.base
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[test]'
 	touch $@
 

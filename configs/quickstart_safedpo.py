@@ -5,7 +5,8 @@
         --config.data.train=runs/quickstart/world/train.jsonl --config.data.eval=runs/quickstart/world/eval.jsonl \
         --config.model.path=runs/quickstart/sft/export
 
-A laptop CPU is enough. Beta and delta are the paper's; the learning rate is that of a model this small (three times as much drives it out of the world's language).
+A laptop CPU is enough. Beta and delta are the paper's; the learning rate is that of a model this small (three times as much drives it
+out of the world's language).
 """
 
 from safedpo_jax import config as defaults
