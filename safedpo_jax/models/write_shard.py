@@ -62,7 +62,7 @@ def _values(array: Any, part: Part) -> np.ndarray:
 
 def _host(array: Any, layer: int | None) -> np.ndarray:
     if not isinstance(array, jax.Array) or (
-        array.is_fully_addressable and len(array.devices()) == 1 and array.devices().pop().platform == "cpu"
+        array.is_fully_addressable and len(array.devices()) == 1 and next(iter(array.devices())).platform == "cpu"
     ):
         values = np.asarray(array)  # a view
         return values if layer is None else values[layer]

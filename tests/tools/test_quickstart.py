@@ -16,7 +16,13 @@ def finished(tmp_path_factory):
     root = tmp_path_factory.mktemp("quickstart") / "run"
     with pytest.MonkeyPatch.context() as patch:
         parse = config_command_line.parse
-        short = ["--config.steps=2", "--config.batch.pairs=8", "--config.batch.rows=8", "--config.eval.every=0", "--config.log.tensorboard=False"]
+        short = [
+            "--config.steps=2",
+            "--config.batch.pairs=8",
+            "--config.batch.rows=8",
+            "--config.eval.every=0",
+            "--config.log.tensorboard=False",
+        ]
         patch.setattr(config_command_line, "parse", lambda arguments: parse([*arguments, *short]))
         assert command.run(lambda: quickstart.run([f"--workdir={root}", *SMALL])) == 0
     return root
