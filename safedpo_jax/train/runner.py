@@ -41,7 +41,7 @@ class MeshRunner:
         if self._step is None:  # left to the compiler, the new state may lie differently, and the second step would be compiled anew
             shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
             self._step = jax.jit(self._pure, donate_argnums=0, out_shardings=(shardings, None))
-        return self._step(state, reference, self.place(batch, 1))
+        return _settled(self.mesh, self._step(state, reference, self.place(batch, 1)))
 
     def place(self, batch: PairBatch, leading_axis: int) -> PairBatch:
         return sharding.shard_batch(self.mesh, batch, leading_axis=leading_axis)
@@ -68,7 +68,7 @@ class PmapRunner(MeshRunner):
         self._reference: tuple[Any, Any] | None = None
 
     def step(self, state: TrainState, reference: Params | None, batch: PairBatch) -> tuple[TrainState, Any]:
-        state, metrics = self._pmap(state, self._replicated(reference), self._split(batch))
+        state, metrics = _settled(self.mesh, self._pmap(state, self._replicated(reference), self._split(batch)))
         return state, jax.tree.map(lambda leaf: leaf[0], metrics)
 
     def to_run(self, state: TrainState) -> TrainState:
@@ -107,3 +107,13 @@ class PmapRunner(MeshRunner):
 
 PMAP_AXIS = "devices"
 """Name of the pmap axis; pass it to `make_train_step` as `axis_name` for a PmapRunner."""
+
+
+def _settled(mesh: Mesh, result: Any) -> Any:
+    """`result`, waited for if the mesh is of several virtual CPU devices.
+
+    They share few threads: a program in flight behind another can starve it inside a collective, and XLA then aborts the process.
+    """
+    if mesh.size > 1 and mesh.devices.flat[0].platform == "cpu":
+        jax.block_until_ready(result)
+    return result
