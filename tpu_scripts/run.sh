@@ -7,8 +7,8 @@ source "$(dirname "$0")/common.sh"
 begin "$@"
 no_more "${rest[@]}"
 need CODE CONFIG WORKDIR
-[[ $WORKDIR == /* ]] || fail 2 "WORKDIR=$WORKDIR in $settings must be an absolute path on a file system that every worker mounts; \
-the trainer writes no gs:// (mount the bucket or a Filestore share, see PREPARE)."
+[[ $WORKDIR == /* || $WORKDIR == gs://?*/?* ]] || fail 2 "WORKDIR=$WORKDIR in $settings must be gs://BUCKET/FOLDER, or an absolute path \
+on a file system that every worker mounts (see PREPARE)."
 
 trainer=(.venv/bin/python -m safedpo_jax.main --config "$CONFIG" --workdir "$WORKDIR" "${OVERRIDES[@]}")
 on_workers "its message is above. status.sh shows what each worker does; run.sh again starts the ones that are missing." all \

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Brings the code to every worker (a copy of this checkout's last commit, or a clone) and installs safedpo_jax[tpu] there in a
+# Brings the code to every worker (a copy of this checkout's last commit, or a clone) and installs safedpo_jax[tpu,gcs] there in a
 # virtual environment. Run it again after a change, and after every create.sh.
 #
 #   setup.sh [--dry-run]      --dry-run prints the gcloud commands and runs nothing

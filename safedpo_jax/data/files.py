@@ -1,11 +1,13 @@
-"""Rows from files on this machine: JSONL (plain, .gz, .xz) and Parquet, single, by glob, or all in one folder.
+"""Rows from files, on this machine or in a bucket (`gs://...`): JSONL (plain, .gz, .xz) and Parquet, single, by glob, or all in one folder.
 
 Lines end at a line feed and nowhere else: U+2028 and its like are legal inside JSON strings. A byte order mark at the start, carriage
 returns before the line feed, blank lines and a missing last line feed are all accepted.
 """
 
+import contextlib
 import glob
 import gzip
+import io
 import json
 import lzma
 import zlib
@@ -13,7 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from safedpo_jax import checks
+from safedpo_jax import checks, storage
+from safedpo_jax.storage import AnyPath
 
 Located = tuple[str, dict[str, Any]]
 """("file:line", fields)."""
@@ -23,15 +26,28 @@ SUFFIXES = (*JSONL_SUFFIXES, ".parquet")
 SPLIT_WORDS = {"train": "train", "test": "test", "val": "val", "valid": "val", "validation": "val", "dev": "val", "eval": "eval"}
 
 
-def find_files(spec: str) -> list[Path]:
+def find_files(spec: str) -> list[AnyPath]:
     """Files meant by a path, a glob (`**` allowed), or a folder (its own data files, in name order).
 
     Raises:
       UserError: nothing is there, a file has an unknown suffix, or a folder mixes splits such as train and test.
     """
-    path = Path(spec).expanduser()
+    path = storage.path(spec)
+    path = path.expanduser() if isinstance(path, Path) else path
+    try:
+        with storage.errors(path):
+            found = _find(spec, path)
+    except OSError as error:
+        raise checks.UserError(f"{spec} cannot be looked up: {error.strerror}") from error
+    for file in found:
+        if not file.name.endswith(SUFFIXES):
+            raise checks.UserError(f"{file} is none of the readable kinds ({', '.join(SUFFIXES)}); convert it or rename it")
+    return found
+
+
+def _find(spec: str, path: AnyPath) -> list[AnyPath]:
     if path.is_dir():
-        found = sorted(file for file in path.iterdir() if file.is_file() and file.name.endswith(SUFFIXES))
+        found = [file for file in storage.inside(path) if file.name.endswith(SUFFIXES) and file.is_file()]
         if not found:
             raise checks.UserError(
                 f"the folder {spec} holds no data file ({', '.join(SUFFIXES)}); name a file or a glob such as {spec}/**/*.jsonl"
@@ -39,21 +55,17 @@ def find_files(spec: str) -> list[Path]:
         refuse_mixed_splits(spec, found)
         return found
     if path.is_file():
-        found = [path]
-    elif glob.has_magic(spec):
-        found = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
+        return [path]
+    if glob.has_magic(spec):
+        found = [match for match in storage.glob(str(path)) if match.is_file()]
         if not found:
             raise checks.UserError(f"no file matches {spec}; check the pattern and the folder")
-    else:
-        near = checks.nearest(path.name, [other.name for other in path.parent.iterdir()]) if path.parent.is_dir() else ""
-        raise checks.UserError(f"there is no file {spec}{near} (give a file, a folder, a glob, tfds:NAME:SPLIT or hf:NAME:SPLIT)")
-    for file in found:
-        if not file.name.endswith(SUFFIXES):
-            raise checks.UserError(f"{file} is none of the readable kinds ({', '.join(SUFFIXES)}); convert it or rename it")
-    return found
+        return found
+    near = checks.nearest(path.name, [other.name for other in storage.inside(path.parent)]) if path.parent.is_dir() else ""
+    raise checks.UserError(f"there is no file {spec}{near} (give a file, a folder, a glob, tfds:NAME:SPLIT or hf:NAME:SPLIT)")
 
 
-def refuse_mixed_splits(spec: str, found: list[Path]) -> None:
+def refuse_mixed_splits(spec: str, found: list[AnyPath]) -> None:
     """Raises UserError if file names of one folder belong to different splits: reading it whole would train on the test set."""
     words = {
         file.name: [SPLIT_WORDS[w] for w in file.name.lower().replace("-", ".").replace("_", ".").split(".") if w in SPLIT_WORDS]
@@ -67,13 +79,13 @@ def refuse_mixed_splits(spec: str, found: list[Path]) -> None:
         )
 
 
-def stem(path: Path) -> str:
+def stem(path: AnyPath) -> str:
     """File name without its data suffix: the default source name."""
     suffix = max((suffix for suffix in SUFFIXES if path.name.endswith(suffix)), key=len, default="")
     return path.name.removesuffix(suffix) or path.name
 
 
-def read_file(path: Path) -> Iterator[Located]:
+def read_file(path: AnyPath) -> Iterator[Located]:
     """Rows of one file.
 
     Raises:
@@ -87,12 +99,12 @@ def read_file(path: Path) -> Iterator[Located]:
         raise checks.UserError(f"{path} is empty: it holds no row; check how it was written")
 
 
-def read_jsonl(path: Path) -> Iterator[Located]:
+def read_jsonl(path: AnyPath) -> Iterator[Located]:
     """Rows of a JSONL file, one JSON object a line."""
     openers: dict[str, Callable] = {".gz": gzip.open, ".xz": lzma.open}
     number = 0
     try:
-        with openers.get(path.suffix, open)(path, "rb") as lines:
+        with storage.reading(path) as stored, openers.get(path.suffix, _as_it_is)(stored) as lines:
             for number, line in enumerate(lines, start=1):
                 text = decode(line, f"{path}:{number}", first=number == 1)
                 if text.strip(" \t"):
@@ -101,6 +113,10 @@ def read_jsonl(path: Path) -> Iterator[Located]:
         raise checks.UserError(f"{path} is damaged or cut off after line {number} ({error}); copy or download it again") from None
     except OSError as error:
         raise checks.UserError(f"{path} cannot be read ({error.strerror or error})") from None
+
+
+def _as_it_is(stored: io.BufferedReader) -> io.BufferedReader:
+    return stored
 
 
 def decode(line: bytes, where: str, first: bool) -> str:
@@ -136,14 +152,17 @@ def parse_line(text: str, where: str) -> dict[str, Any]:
     return value
 
 
-def read_parquet(path: Path) -> Iterator[Located]:
+def read_parquet(path: AnyPath) -> Iterator[Located]:
     """Rows of a Parquet file; nulls become None."""
     import pyarrow
     import pyarrow.parquet
 
     number = 0
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with (
+            contextlib.nullcontext(path) if isinstance(path, Path) else storage.reading(path) as stored,
+            pyarrow.parquet.ParquetFile(stored) as file,
+        ):
             for batch in file.iter_batches(batch_size=1024):
                 for fields in batch.to_pylist():
                     number += 1

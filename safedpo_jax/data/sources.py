@@ -7,9 +7,11 @@ from safedpo_jax import checks
 from safedpo_jax.data import files, formats, hub, pku
 from safedpo_jax.data.fields import Row
 from safedpo_jax.data.records import PairRecord, SftRecord
+from safedpo_jax.storage import AnyPath
 
-Spec = str | Path | Sequence[str | Path]
-"""Path, glob, folder, `tfds:NAME[/CONFIG]:SPLIT[@DATA_DIR]`, `hf:NAME[:CONFIG]:SPLIT[@REVISION]`; several in a list or with commas."""
+Spec = str | AnyPath | Sequence[str | AnyPath]
+"""Path, glob, folder (local or `gs://BUCKET/...`), `tfds:NAME[/CONFIG]:SPLIT[@DATA_DIR]`, `hf:NAME[:CONFIG]:SPLIT[@REVISION]`; several in a
+list or with commas."""
 
 
 def load_pairs(spec: Spec, format: str | None = None) -> list[PairRecord]:
@@ -60,7 +62,7 @@ def split_spec(spec: Spec) -> list[str]:
     """
     if isinstance(spec, str) and spec and not hub.is_named(spec) and Path(spec).exists():
         return [spec]
-    parts = spec.split(",") if isinstance(spec, str) else [str(part) for part in ([spec] if isinstance(spec, Path) else spec)]
+    parts = spec.split(",") if isinstance(spec, str) else [str(part) for part in ([spec] if isinstance(spec, AnyPath) else spec)]
     found = [part.strip() for part in parts if part.strip()]
     if not found:
         raise checks.UsageError("no data is named: give a file, a folder, a glob, tfds:NAME:SPLIT or hf:NAME:SPLIT")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from safedpo_jax import storage
 from safedpo_jax.checks import UserError
 from safedpo_jax.data.spiece import read_sentencepiece
 
@@ -31,7 +32,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     Raises:
       UserError: no such directory, no tokenizer in it, an unreadable file, or no end-of-sequence token.
     """
-    directory = Path(path)
+    directory = storage.local(path, "a tokenizer")
     if not directory.is_dir():
         raise UserError(f"Tokenizer directory {directory} does not exist; give a local directory, nothing is downloaded.")
     present = {file.name for file in directory.iterdir()}

@@ -1,11 +1,11 @@
 """What a model directory holds besides weights: config.json, and the files that travel with a model unread."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
-from safedpo_jax import checks
+from safedpo_jax import checks, storage
 from safedpo_jax.models.families import family_of
+from safedpo_jax.storage import AnyPath
 
 CARRIED = (
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "spiece.model"),
@@ -29,11 +29,8 @@ def check_source(source: str | Path | None) -> None:
         raise checks.UserError(f"There is no directory {source} to take the tokenizer from.")
 
 
-def carry(source: str | Path | None, target: Path) -> None:
+def carry(source: str | Path | None, target: AnyPath) -> None:
     """Copies tokenizer, chat template, generation config and licence files of a model directory."""
     check_source(source)
     for found in {path for pattern in CARRIED for path in Path(source).glob(pattern)} if source is not None else ():
-        if found.is_dir():
-            shutil.copytree(found, target / found.name)
-        else:
-            shutil.copyfile(found, target / found.name)
+        storage.copy_into(found, target / found.name)

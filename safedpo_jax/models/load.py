@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Sharding, SingleDeviceSharding
 
-from safedpo_jax import checks
+from safedpo_jax import checks, storage
 from safedpo_jax.models import layout, shards
 from safedpo_jax.models.config import ModelOptions
 from safedpo_jax.models.families import detect
@@ -30,7 +30,7 @@ def read_config(directory: str | Path) -> Any:
     Raises:
       UserError: no such directory, no config.json, an architecture or a setting that is not supported.
     """
-    return _read_config(Path(directory))[1]
+    return _read_config(storage.local(directory, "a model"))[1]
 
 
 def load_pretrained(
@@ -55,7 +55,7 @@ def load_pretrained(
     Raises:
       UserError: the directory, a file, a tensor or a shape is not as it should be; the sentence names it.
     """
-    family, config = _read_config(Path(directory))
+    family, config = _read_config(storage.local(directory, "a model"))
     return Model(config, load_tree(Path(directory), family, config, abstract_params(config), dtype, sharding_for, progress), options)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Sharding, SingleDeviceSharding
 
-from safedpo_jax import checks
+from safedpo_jax import checks, storage
 from safedpo_jax.models import peft_config, peft_tensors
 from safedpo_jax.models.directories import check_replaceable, replacing
 from safedpo_jax.models.family import Tensor
@@ -23,10 +23,11 @@ from safedpo_jax.models.peft_modules import Factors, endings, modules
 from safedpo_jax.models.peft_tensors import WEIGHTS, tensors
 from safedpo_jax.models.tree import flatten, unflatten
 from safedpo_jax.models.write_shard import Part, write_shard
+from safedpo_jax.storage import AnyPath
 from safedpo_jax.structs import Params
 
 
-def save_adapter(directory: str | Path, model_config: Any, adapter: Params, lora: LoraConfig, *, base_model: str = "") -> Path:
+def save_adapter(directory: str | AnyPath, model_config: Any, adapter: Params, lora: LoraConfig, *, base_model: str = "") -> AnyPath:
     """Writes adapter_config.json and adapter_model.safetensors; they appear at once or not at all.
 
     Where the base's file has several projections in one tensor (Phi-3, GPT-2, GPT-NeoX), so has the adapter: see `peft_modules`. In a
@@ -45,7 +46,7 @@ def save_adapter(directory: str | Path, model_config: Any, adapter: Params, lora
       ValueError: the adapter is not one of `model_config` and `lora`.
     """
     check_fit(flatten(abstract_params(model_config)), flatten(adapter), lora)
-    target, everything = Path(directory).absolute(), modules(model_config)
+    target, everything = storage.absolute(directory), modules(model_config)
     factors = _host(adapter)
     bare = factors.keys() - {path for module in everything for path in module.shapes}
     if bare:
@@ -66,9 +67,10 @@ def save_adapter(directory: str | Path, model_config: Any, adapter: Params, lora
     said = peft_config.write(lora, targets, ranks, transposed=transposed, base_model=base_model)
     parts = [Part(name, (Tensor(name, name),), (), array.shape, array.dtype) for name, array in sorted(values.items())]
     check_replaceable(target, "adapter", peft_config.NAME)
-    with replacing(target, "adapter", sum(part.size for part in parts)) as partial:
+    with replacing(target, "adapter", peft_config.NAME, sum(part.size for part in parts)) as partial:
         if partial is not None:
-            (partial / peft_config.NAME).write_text(json.dumps(said, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            with storage.writing(partial / peft_config.NAME) as file:
+                file.write((json.dumps(said, indent=2, sort_keys=True) + "\n").encode())
         write_shard(partial and partial / WEIGHTS, parts, values)
     return target
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from safedpo_jax import storage
 from safedpo_jax.models import layout, shards
 from safedpo_jax.models.carried import carry, check_source, describe
 from safedpo_jax.models.directories import check_replaceable, replacing
@@ -16,25 +17,26 @@ from safedpo_jax.models.family import Tensor
 from safedpo_jax.models.model import abstract_params
 from safedpo_jax.models.tree import check_paths, flatten
 from safedpo_jax.models.write_shard import DTYPE_CODES, Part, write_shard
+from safedpo_jax.storage import AnyPath
 from safedpo_jax.structs import Params
 
 
 def save_pretrained(
-    directory: str | Path,
+    directory: str | AnyPath,
     config: Any,
     params: Params,
     *,
     source: str | Path | None = None,
     max_shard_bytes: int = 5 * 10**9,
     dtype: Any = None,
-) -> Path:
+) -> AnyPath:
     """Writes config.json and safetensors, and carries the tokenizer along; all of it appears at once or not at all.
 
     Tensors go from device to disk one by one; no second copy of the model is made. In a multi-process run every process calls this (the
     parameters are gathered) and process 0 writes.
 
     Args:
-      directory: where to. An existing model directory (or an empty one) is replaced, anything else is refused.
+      directory: where to, local or `gs://BUCKET/FOLDER`. An existing model directory (or an empty one) is replaced, anything else is refused.
       config: the model's config.
       params: its parameters.
       source: Hugging Face directory whose tokenizer, chat template, generation config and licence files are copied; None = none.
@@ -52,7 +54,7 @@ def save_pretrained(
 
 
 def save_tree(
-    directory: str | Path,
+    directory: str | AnyPath,
     said: dict[str, Any],
     table: Sequence[Tensor],
     expected: Params,
@@ -62,7 +64,7 @@ def save_tree(
     source: str | Path | None = None,
     max_shard_bytes: int = 5 * 10**9,
     dtype: Any = None,
-) -> Path:
+) -> AnyPath:
     """`save_pretrained` of any tree with a name table. Arguments and errors as there, and:
 
     Args:
@@ -71,7 +73,7 @@ def save_tree(
       expected: tree of the shapes that `params` must have.
       constants: {tensor name: array} stored as they are behind the parameters.
     """
-    target = Path(directory).absolute()
+    target = storage.absolute(directory)
     parts = _plan(table, expected, params, None if dtype is None else np.dtype(dtype))
     kinds = {part.dtype.name for part in parts}
     said = {**said, "dtype": kinds.pop() if len(kinds) == 1 else "float32"}
@@ -80,7 +82,7 @@ def save_tree(
     groups = _group(parts, max_shard_bytes)
     check_source(source)
     check_replaceable(target, "model", "config.json")
-    with replacing(target, "model", sum(part.size for part in parts)) as partial:
+    with replacing(target, "model", "config.json", sum(part.size for part in parts)) as partial:
         if partial is not None:
             _write_small(partial, said, parts, groups, source)
         for name, group in groups.items():
@@ -129,7 +131,9 @@ def _group(parts: list[Part], limit: int) -> dict[str, list[Part]]:
     return {f"model-{number:05d}-of-{len(groups):05d}.safetensors": group for number, group in enumerate(groups, 1)}
 
 
-def _write_small(partial: Path, said: dict[str, Any], parts: list[Part], groups: dict[str, list[Part]], source: str | Path | None) -> None:
+def _write_small(
+    partial: AnyPath, said: dict[str, Any], parts: list[Part], groups: dict[str, list[Part]], source: str | Path | None
+) -> None:
     """config.json, the index, and what is carried from `source`."""
     _write_json(partial / "config.json", said)
     if len(groups) > 1:
@@ -138,5 +142,6 @@ def _write_small(partial: Path, said: dict[str, Any], parts: list[Part], groups:
     carry(source, partial)
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+def _write_json(path: AnyPath, content: dict[str, Any]) -> None:
+    with storage.writing(path) as file:
+        file.write((json.dumps(content, indent=2, sort_keys=True) + "\n").encode())

@@ -19,6 +19,7 @@ from safedpo_jax.models.model import DEFAULT_OPTIONS
 from safedpo_jax.models.save import save_tree
 from safedpo_jax.models.score import HEAD, ScoreModel, abstract_score_params, attach_score_head
 from safedpo_jax.models.score_config import ScoreConfig
+from safedpo_jax.storage import AnyPath
 from safedpo_jax.structs import Params
 
 
@@ -55,8 +56,8 @@ def load_score_model(
 
 
 def save_score_model(
-    directory: str | Path, config: ScoreConfig, params: Params, *, source: str | Path | None = None, **keywords: Any
-) -> Path:
+    directory: str | AnyPath, config: ScoreConfig, params: Params, *, source: str | Path | None = None, **keywords: Any
+) -> AnyPath:
     """Writes the model in safe-rlhf's layout, which `AutoModelForScore` and `load_score_model` read back.
 
     Arguments and errors as `save_pretrained`. A sequence classifier becomes a *ForScore without a bias: the same scores.

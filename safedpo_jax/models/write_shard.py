@@ -1,16 +1,16 @@
-"""One safetensors file, streamed from device to disk tensor by tensor."""
+"""One safetensors file, streamed from device to disk, or bucket, tensor by tensor."""
 
 import json
-import os
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from safedpo_jax import storage
 from safedpo_jax.models import layout
 from safedpo_jax.models.family import Tensor
+from safedpo_jax.storage import AnyPath
 
 DTYPE_CODES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64"}
 
@@ -30,7 +30,7 @@ class Part(NamedTuple):
         return int(np.prod(self.shape)) * self.dtype.itemsize
 
 
-def write_shard(path: Path | None, parts: list[Part], table: dict[str, Any]) -> None:
+def write_shard(path: AnyPath | None, parts: list[Part], table: dict[str, Any]) -> None:
     """Writes `parts` of the flat parameter table: eight bytes of header length, a JSON header, then the tensors end to end, little-endian.
 
     Without a path nothing is written: this process of several only takes part in the gathering.
@@ -47,12 +47,10 @@ def write_shard(path: Path | None, parts: list[Part], table: dict[str, Any]) -> 
         for _ in tensors:
             pass
         return
-    with open(path, "wb") as file:
+    with storage.writing(path) as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for values in tensors:
             file.write(values.view(np.uint8).data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _values(table: dict[str, Any], part: Part) -> np.ndarray:

@@ -10,9 +10,8 @@ A run can be exported while it trains (its latest complete checkpoint) and after
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from safedpo_jax import checks, command
+from safedpo_jax import checks, command, storage
 from safedpo_jax.tools.import_hf import DTYPES
 
 
@@ -32,7 +31,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Converts; returns the exit status."""
     options = parse_arguments(arguments)
-    source, target = Path(options.source), Path(options.target)
+    source, target = storage.path(options.source), storage.path(options.target)
     from safedpo_jax.train import export, model_directory
 
     if (source / "checkpoints").is_dir():
@@ -47,7 +46,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         )
     if options.step is not None or options.form != "model":
         raise checks.UsageError(f"--step and --form adapter are for a run directory; {source} is an imported model")
-    model_directory.to_hugging_face(source, target, options.dtype)
+    model_directory.to_hugging_face(options.source, target, options.dtype)
     print(f"model: {target}")
     return 0
 

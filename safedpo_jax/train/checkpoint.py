@@ -11,14 +11,13 @@ Missing and truncated files are noticed. A bit that flipped inside a stored arra
 import contextlib
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from safedpo_jax import checks
+from safedpo_jax import checks, storage
 from safedpo_jax.train import checkpoint_checks, checkpoint_errors, retention
 
 _log = logging.getLogger(__name__)
@@ -39,7 +38,7 @@ class Checkpoints:
     """The checkpoints of one run, one directory per step.
 
     Args:
-      directory: created if absent. Remains of saves that were killed are removed, unless `read_only`.
+      directory: local or `gs://BUCKET/FOLDER`; created if absent. Remains of saves that were killed are removed, unless `read_only`.
       keep_last: how many of the latest checkpoints to keep, at least 1. With 2 or more there is one to fall back to.
       keep_best: how many to keep, besides, of the best by `best_metric`.
       best_metric: key of the `metrics` given to `save`.
@@ -50,7 +49,7 @@ class Checkpoints:
 
     def __init__(
         self,
-        directory: str | Path,
+        directory: str | storage.AnyPath,
         *,
         keep_last: int = 2,
         keep_best: int = 0,
@@ -59,9 +58,7 @@ class Checkpoints:
         asynchronous: bool = True,
         read_only: bool = False,
     ):
-        self.directory = epath.Path(directory)
-        if not str(directory).startswith("gs://"):
-            self.directory = self.directory.absolute()
+        self.directory = epath.Path(storage.absolute(directory))
         self._retention = retention.Retention(keep_last, keep_best, best_metric, best_mode)
         self._asynchronous, self._read_only = asynchronous, read_only
         self._pending: int | None = None
@@ -138,8 +135,9 @@ class Checkpoints:
                 raise
             except Exception as error:
                 state = data = run = None
-                failure = f"{type(error).__name__}: {checkpoint_errors.brief(error)}"
+                failure = checkpoint_errors.failure(storage.path(self.directory / str(step)), error)
             failure = checkpoint_errors.agree(failure)
+            checkpoint_errors.raise_if_unreached(f"{self.directory}/{step}", failure)
             if not failure:
                 return Restored(step, state, data, run["metadata"], self._set_aside(failures, step))  # pyright: ignore
             failures[step] = failure
@@ -178,10 +176,9 @@ class Checkpoints:
         except checks.UserError:
             raise
         except Exception as error:
-            brief = checkpoint_errors.brief(error)
-            raise checks.UserError(
-                f"The checkpoint {what} cannot be read ({type(error).__name__}: {brief}); choose another step."
-            ) from error
+            failure = checkpoint_errors.failure(storage.path(what), error)
+            checkpoint_errors.raise_if_unreached(what, failure)
+            raise checks.UserError(f"The checkpoint {what} cannot be read ({failure}); choose another step.") from error
 
     def close(self) -> None:
         """Waits for the save in progress and frees the threads."""
@@ -232,9 +229,9 @@ class Checkpoints:
             notes.append(f"The checkpoint of step {step} is damaged ({failure}); continuing from step {restored}, it is now {target}.")
             _log.warning(notes[-1])
             if jax.process_index() == 0:
-                if target.exists():
-                    target.rmtree()
-                (self.directory / str(step)).rename(target)
+                with self._storage_errors(f"Setting aside the damaged checkpoint of step {step}"):
+                    storage.remove_tree(storage.path(target))
+                    storage.rename_folder(storage.path(self.directory / str(step)), storage.path(target))
         if failures:
             checkpoint_errors.agree("")  # every process sees the new names
             self._manager.reload()

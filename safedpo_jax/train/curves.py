@@ -1,8 +1,12 @@
 """Training curves as PNG files, from the records of a metrics log."""
 
+import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
+
+from safedpo_jax import storage
+from safedpo_jax.storage import AnyPath
+from safedpo_jax.train import atomic
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -46,7 +50,7 @@ PANELS = (
 COLORS = ("#0b5cad", "#c2410c", "#15803d")
 
 
-def draw(records: Records, directory: Path) -> list[Path]:
+def draw(records: Records, directory: AnyPath) -> list[AnyPath]:
     """Draws every panel for which there are values; training as a thin line, held-out pairs as a thick one with markers.
 
     Args:
@@ -60,7 +64,7 @@ def draw(records: Records, directory: Path) -> list[Path]:
     for panel in PANELS:
         lines = _lines(records, panel)
         if lines:
-            directory.mkdir(parents=True, exist_ok=True)
+            storage.make_directory(directory)
             drawn.append(_draw(panel, lines, directory / panel.file))
     return drawn
 
@@ -83,7 +87,7 @@ def _lines(records: Records, panel: Panel) -> list[tuple[str, bool, str, list[in
     return sorted(lines, key=lambda line: line[1])  # the legend has training in one column and held-out pairs in the other
 
 
-def _draw(panel: Panel, lines: list[tuple[str, bool, str, list[int], list[float]]], path: Path) -> Path:
+def _draw(panel: Panel, lines: list[tuple[str, bool, str, list[int], list[float]]], path: AnyPath) -> AnyPath:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -111,5 +115,7 @@ def _draw(panel: Panel, lines: list[tuple[str, bool, str, list[int], list[float]
     axes.grid(color="#e5e7eb", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
-    figure.savefig(path)
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    atomic.write(path, content.getvalue())
     return path

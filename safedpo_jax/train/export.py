@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from safedpo_jax import config as configs
-from safedpo_jax import data, models, sharding
+from safedpo_jax import data, models, sharding, storage
 from safedpo_jax.checks import UsageError, UserError
 from safedpo_jax.config import Config
+from safedpo_jax.storage import AnyPath
 from safedpo_jax.structs import Params
 from safedpo_jax.train import adapters, scorers, weights
 from safedpo_jax.train.adapters import Adapter
@@ -36,7 +37,9 @@ def after_training(config: Config, directory: RunDirectory, model: AnyModel, ada
     return ", ".join(said)
 
 
-def save(config: Config, target: Path, form: str, model: AnyModel, adapter: Adapter | None, params: Params, dtype: Any = None) -> Path:
+def save(
+    config: Config, target: AnyPath, form: str, model: AnyModel, adapter: Adapter | None, params: Params, dtype: Any = None
+) -> AnyPath:
     """Writes one directory. Args: form: one of FORMS; `model` merges an adapter. dtype: of the stored weights, None = as they are."""
     if form == "adapter":
         if adapter is None:
@@ -49,7 +52,7 @@ def save(config: Config, target: Path, form: str, model: AnyModel, adapter: Adap
     return write(target, model.config, whole, source=config.tokenizer.path or config.model.path, dtype=dtype)
 
 
-def from_checkpoint(workdir: Path, target: Path, form: str, step: int | None, dtype: Any, say: Any = print) -> int:
+def from_checkpoint(workdir: AnyPath, target: AnyPath, form: str, step: int | None, dtype: Any, say: Any = print) -> int:
     """Writes the parameters of a run's checkpoint, at any time during or after the run; returns its step.
 
     Args:
@@ -63,7 +66,7 @@ def from_checkpoint(workdir: Path, target: Path, form: str, step: int | None, dt
     """
     directory = RunDirectory(workdir, resumed=True)
     try:
-        config = configs.from_config_dict(json.loads(directory.config.read_text(encoding="utf-8")))
+        config = configs.from_config_dict(json.loads(storage.read_text(directory.config)))
     except (OSError, ValueError) as error:
         raise UserError(f"{directory.config} cannot be read ({error}); give the --workdir of a training run.") from error
     mesh = sharding.make_mesh(1, -1, 1)

@@ -1,7 +1,7 @@
 """A model directory whose weights are an Orbax checkpoint: config.json and tokenizer as in a Hugging Face directory, weights in `params/`.
 
-`tools.import_hf` writes one. It is restored by many processes straight onto their shardings, from a file system or a bucket, and every place
-that takes a Hugging Face directory for a policy or reference takes it.
+`tools.import_hf` writes one. It is restored by many processes straight onto their shardings, and every place that takes a Hugging Face directory
+for a policy or reference takes it.
 """
 
 import json
@@ -15,8 +15,9 @@ import jax
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
-from safedpo_jax import checks, models, sharding
+from safedpo_jax import checks, models, sharding, storage
 from safedpo_jax.models.tree import flatten, unflatten
+from safedpo_jax.storage import AnyPath
 from safedpo_jax.train import atomic
 from safedpo_jax.train.checkpoint import Checkpoints
 
@@ -24,9 +25,9 @@ WEIGHTS = "params"
 Say = Callable[[str], None]
 
 
-def is_orbax(directory: str | Path) -> bool:
+def is_orbax(directory: str | AnyPath) -> bool:
     """Whether the weights of a model directory are an Orbax checkpoint."""
-    return (Path(directory) / WEIGHTS).is_dir()
+    return (storage.path(directory) / WEIGHTS).is_dir()
 
 
 def weight_files(directory: str | Path) -> list[Path]:
@@ -58,6 +59,8 @@ def save(directory: str | Path, model: models.Model, *, source: str | Path) -> P
     Raises:
       UserError: the directory holds something already, `source` is no directory, or the disk is full.
     """
+    if str(directory).startswith(storage.SCHEME):
+        raise checks.UserError(f"{directory}: an imported model is written to a disk and read from there; name a local directory.")
     target, (dtype, *_) = Path(directory).absolute(), {leaf.dtype for leaf in jax.tree.leaves(model.params)}
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise checks.UserError(f"{target} exists and is not empty; give a new directory for the model.")
@@ -81,7 +84,7 @@ def save(directory: str | Path, model: models.Model, *, source: str | Path) -> P
     return target
 
 
-def to_hugging_face(source: str | Path, target: str | Path, dtype: str | None) -> Path:
+def to_hugging_face(source: str | Path, target: str | AnyPath, dtype: str | None) -> AnyPath:
     """Writes an imported model as a Hugging Face directory; `dtype` of its weights, None = as they are stored.
 
     Raises:

@@ -6,11 +6,12 @@ import resource
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 
+from safedpo_jax import storage
+from safedpo_jax.storage import AnyPath
 from safedpo_jax.train import atomic, curves, writers
 from safedpo_jax.train.progress import count, duration
 from safedpo_jax.train.run_directory import flatten
@@ -26,7 +27,7 @@ LEADING = (
 
 
 def write_report(
-    directory: str | Path,
+    directory: str | AnyPath,
     *,
     title: str,
     command: str,
@@ -37,7 +38,7 @@ def write_report(
     initial: Table | None = None,
     wall_seconds: float,
     notes: Sequence[str] = (),
-) -> Path:
+) -> AnyPath:
     """Writes report.md and curves/*.png into the run directory, from its metrics.jsonl and what is passed.
 
     Args:
@@ -55,7 +56,7 @@ def write_report(
     Returns:
       Path of report.md.
     """
-    directory = Path(directory)
+    directory = storage.path(directory)
     metrics = directory / "metrics.jsonl"
     records = writers.read_jsonl(metrics) if metrics.exists() else []
     pictures = curves.draw(records, directory / "curves")
@@ -64,7 +65,7 @@ def write_report(
     if final:
         parts += ["## Held-out pairs", _metric_table(final, initial)]
     if pictures:
-        parts += ["## Curves", "\n".join(f"![{path.stem}]({path.relative_to(directory).as_posix()})" for path in pictures)]
+        parts += ["## Curves", "\n".join(f"![{path.stem}]({path.parent.name}/{path.name})" for path in pictures)]
     if data_reports:
         parts += ["## Data", *_data_tables(data_reports)]
     parts += ["## Config" + (" (what differs from the defaults)" if defaults else ""), _config_block(config, defaults)]

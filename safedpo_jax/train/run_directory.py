@@ -1,11 +1,13 @@
 """The run directory: one config, one run. A directory that holds something else is refused, not mixed."""
 
+import contextlib
 import json
+import os
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from safedpo_jax import checks
+from safedpo_jax import checks, storage
+from safedpo_jax.storage import AnyPath
 from safedpo_jax.train import atomic
 
 CONFIG = "config.json"
@@ -15,66 +17,70 @@ _ABSENT = "(absent)"
 class RunDirectory(NamedTuple):
     """Where the parts of a run are kept."""
 
-    root: Path
+    root: AnyPath
     resumed: bool
     """True if the directory already held this run's config."""
 
     @property
-    def config(self) -> Path:
+    def config(self) -> AnyPath:
         return self.root / CONFIG
 
     @property
-    def metrics(self) -> Path:
+    def metrics(self) -> AnyPath:
         return self.root / "metrics.jsonl"
 
     @property
-    def tensorboard(self) -> Path:
+    def tensorboard(self) -> AnyPath:
         return self.root / "tensorboard"
 
     @property
-    def checkpoints(self) -> Path:
+    def checkpoints(self) -> AnyPath:
         return self.root / "checkpoints"
 
     @property
-    def export(self) -> Path:
+    def export(self) -> AnyPath:
         return self.root / "export"
 
     @property
-    def adapter(self) -> Path:
+    def adapter(self) -> AnyPath:
         return self.root / "adapter"
 
     @property
-    def report(self) -> Path:
+    def report(self) -> AnyPath:
         return self.root / "report.md"
 
 
-def prepare(workdir: str | Path, config: dict[str, Any], *, may_differ: Collection[str] = (), write: bool = True) -> RunDirectory:
+def prepare(workdir: str | AnyPath, config: dict[str, Any], *, may_differ: Collection[str] = (), write: bool = True) -> RunDirectory:
     """Makes `workdir` this config's run directory, or finds that it already is.
 
     Args:
-      workdir: created if absent; empty, or holding the same config.
+      workdir: created if absent; empty, or holding the same config. A local directory or `gs://BUCKET/FOLDER`.
       config: nested dict, JSON.
       may_differ: dotted keys that may change between launches of one run (`log.every`; a section name covers its keys).
-      write: False on all processes but one.
+      write: False on all processes but one, which comes first.
 
     Raises:
-      UserError: it holds another config's run (the differing keys are listed with both values), other files, or a damaged config.json.
+      UserError: it holds another config's run (the differing keys are listed with both values), other files, or a damaged config.json; it cannot
+        be reached; or what another process wrote is not there.
     """
-    root = Path(workdir)
+    root = storage.path(workdir)
+    if storage.in_bucket(root) and len(root.parts) < 4:
+        raise checks.UserError(f"{root} is a whole bucket; choose a folder in it as --workdir.")
     config = json.loads(json.dumps(config))
     text = json.dumps(config, indent=2) + "\n"
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        names = sorted(item.name for item in root.iterdir() if not item.name.endswith(".tmp"))
+        storage.make_directory(root)
+        names = [item.name for item in storage.inside(root) if not item.name.endswith(".tmp")]
     except OSError as error:
         raise checks.UserError(f"Cannot use {root} as run directory: {error.strerror}. Choose another --workdir.") from error
+    if CONFIG not in names and not write:
+        raise checks.UserError(
+            f"{root} holds no {CONFIG} here, though another process of this run wrote it: put --workdir on a file system that all hosts mount."
+        )
     if not names:
-        if write:
-            atomic.write(root / CONFIG, text)
+        atomic.write(root / CONFIG, text)
         return RunDirectory(root, resumed=False)
     if CONFIG not in names:
-        if not write:  # the writing process may be between two steps; it is the one to complain
-            return RunDirectory(root, resumed=False)
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         raise checks.UserError(
             f"{root} is not empty ({shown}) and holds no {CONFIG} of a run; choose an empty or new --workdir, so that nothing is mixed."
@@ -89,6 +95,14 @@ def prepare(workdir: str | Path, config: dict[str, Any], *, may_differ: Collecti
     if write and stored != config:
         atomic.write(root / CONFIG, text)
     return RunDirectory(root, resumed=True)
+
+
+def undo(directory: RunDirectory) -> None:
+    """Takes back what `prepare` made of a new directory."""
+    with contextlib.suppress(OSError), storage.errors(directory.root):
+        directory.config.unlink(missing_ok=True)
+        if not storage.in_bucket(directory.root):
+            os.rmdir(directory.root)
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -112,11 +126,13 @@ def _differences(stored: dict[str, Any], wanted: dict[str, Any], may_differ: Col
     ]
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: AnyPath) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(storage.read_text(path))
         if not isinstance(content, dict):
             raise ValueError("it is not a JSON object")
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise checks.UserError(f"{path} cannot be read ({error.strerror}); check its permissions, or choose another --workdir.") from error
+    except ValueError as error:
         raise checks.UserError(f"{path} is damaged ({error}); restore it, or choose another --workdir.") from error
     return content

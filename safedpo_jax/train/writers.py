@@ -2,15 +2,18 @@
 
 import json
 import math
+import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import IO, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from safedpo_jax import checks
+from safedpo_jax import checks, storage
+from safedpo_jax.storage import AnyPath
 from safedpo_jax.train import atomic
+from safedpo_jax.train.bucket_log import BucketLog, Spool
 
 Metrics = Mapping[str, Any]
 """Names to scalars: Python or numpy numbers, zero-dimensional arrays, booleans, strings or None."""
@@ -21,11 +24,15 @@ class MetricWriter(Protocol):
     """What the loop needs of a writer."""
 
     def write(self, step: int, metrics: Metrics) -> None: ...
+    def flush(self) -> None: ...
     def close(self) -> None: ...
 
 
 class JsonlWriter:
-    """One JSON object per line: `step`, then the metrics. Each line is on disk when `write` returns.
+    """One JSON object per line: `step`, then the metrics. On a disk each line is there when `write` returns, in a bucket when `flush` does.
+
+    A bucket cannot append, so there the whole log is written anew: every half minute, and on `flush` and `close`. Called before each
+    checkpoint, `flush` makes the log hold every line up to that checkpoint's step, which is what a resumed run keeps of it.
 
     On opening, lines later than `last_step` and a line cut off by a crash are removed: a resumed run's log has every step once (P-39).
 
@@ -34,11 +41,10 @@ class JsonlWriter:
       last_step: the step training continues from; -1 starts the log anew.
     """
 
-    def __init__(self, path: str | Path, last_step: int = -1):
-        self.path = Path(path)
+    def __init__(self, path: str | AnyPath, last_step: int = -1):
+        self.path = storage.path(path)
         try:
-            self._truncate(last_step)
-            self._file = self.path.open("a", encoding="utf-8")
+            self._file = self._open(last_step)
         except OSError as error:
             raise checks.UserError(f"Cannot open the metrics log {self.path}: {error.strerror}.") from error
 
@@ -46,31 +52,43 @@ class JsonlWriter:
         """Appends a line. NaN and infinities, which JSON lacks, become null."""
         line = json.dumps({"step": int(step), **{name: plain(value) for name, value in metrics.items()}}, allow_nan=False)
         try:
-            self._file.write(line + "\n")
-            self._file.flush()
+            self._file.write(line.encode() + b"\n")
+            if not isinstance(self._file, BucketLog):
+                self._file.flush()
         except OSError as error:
             raise checks.UserError(f"Cannot write the metrics log {self.path}: {error.strerror}. Free disk space, then resume.") from error
+
+    def flush(self) -> None:
+        self._file.flush()
 
     def close(self) -> None:
         self._file.close()
 
-    def _truncate(self, last_step: int) -> None:
-        if not self.path.exists():
-            return
-        content = self.path.read_bytes()
+    def _open(self, last_step: int) -> IO[bytes] | BucketLog:
+        """The log for appending, with what is kept of it."""
+        with storage.errors(self.path):
+            content = self.path.read_bytes() if self.path.exists() else b""
         kept = b"".join(line for line in content.splitlines(keepends=True) if line.endswith(b"\n") and _step(line) <= last_step)
+        if not isinstance(self.path, Path):
+            return BucketLog(self.path, kept)
         if kept != content:
             atomic.write(self.path, kept)
+        return self.path.open("ab")
 
 
 class TensorBoardWriter:
-    """Scalars as TensorBoard event files. On a resume, TensorBoard is told to forget what came after `last_step`."""
+    """Scalars as TensorBoard event files. On a resume, TensorBoard is told to forget what came after `last_step`.
 
-    def __init__(self, directory: str | Path, last_step: int = -1):
+    For a bucket the event file is written on this machine and uploaded every half minute, on `flush` and on `close`.
+    """
+
+    def __init__(self, directory: str | AnyPath, last_step: int = -1):
         from tensorboardX import SummaryWriter
 
+        target = storage.path(directory)
+        self._spool = Spool(target) if storage.in_bucket(target) else None
         self._writer = SummaryWriter(
-            str(directory),
+            str(self._spool.path if self._spool else target),
             purge_step=last_step + 1 if last_step >= 0 else None,
             flush_secs=30,
             filename_suffix=f".{uuid.uuid4().hex[:8]}",  # names have whole seconds: a quick restart would overwrite the file
@@ -81,33 +99,50 @@ class TensorBoardWriter:
             number = plain(value)
             if isinstance(number, (int, float)):
                 self._writer.add_scalar(name, number, int(step))
+        if self._spool and self._spool.due():
+            self.flush()
+
+    def flush(self) -> None:
+        self._writer.flush()
+        if self._spool:
+            self._spool.upload()
 
     def close(self) -> None:
         self._writer.close()
+        if self._spool:
+            self._spool.upload()
+            self._spool.close()
 
 
 class WandbWriter:
     """Metrics to Weights & Biases, one run per run directory: its id is kept there, so a resumed run continues its curves.
 
+    Its own files are in the run directory too, unless that is in a bucket.
+
     Raises:
       UserError: wandb is not installed.
     """
 
-    def __init__(self, project: str, directory: str | Path, config: dict[str, Any] | None = None):
+    def __init__(self, project: str, directory: str | AnyPath, config: dict[str, Any] | None = None):
         try:
             import wandb  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise checks.UserError(
                 "log.wandb_project is set, but wandb is not installed: pip install 'safedpo_jax[wandb]', or leave log.wandb_project empty."
             ) from error
-        marker = Path(directory) / "wandb_id"
+        folder = storage.path(directory)
+        marker = folder / "wandb_id"
         if not marker.exists():
             atomic.write(marker, wandb.util.generate_id())
-        identity = marker.read_text().strip()
-        self._run = wandb.init(project=project, dir=str(directory), id=identity, resume="allow", config=config or {})
+        identity = storage.read_text(marker).strip()
+        own = tempfile.mkdtemp(prefix="wandb_") if storage.in_bucket(folder) else str(folder)
+        self._run = wandb.init(project=project, dir=own, id=identity, resume="allow", config=config or {})
 
     def write(self, step: int, metrics: Metrics) -> None:
         self._run.log({name: plain(value) for name, value in metrics.items()}, step=int(step))
+
+    def flush(self) -> None:
+        """It uploads on its own."""
 
     def close(self) -> None:
         self._run.finish()
@@ -122,6 +157,11 @@ class MultiWriter:
     def write(self, step: int, metrics: Metrics) -> None:
         for writer in self._writers:
             writer.write(step, metrics)
+
+    def flush(self) -> None:
+        """To be called before a checkpoint is saved: a resumed run then finds every line up to its step."""
+        for writer in self._writers:
+            writer.flush()
 
     def close(self) -> None:
         for writer in self._writers:
@@ -145,9 +185,9 @@ def plain(value: Any) -> float | int | bool | str | None:
     return number if math.isfinite(number) else None
 
 
-def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
+def read_jsonl(path: str | AnyPath) -> list[dict[str, Any]]:
     """All complete lines of a metrics log."""
-    lines = Path(path).read_bytes().splitlines(keepends=True)
+    lines = storage.read_bytes(storage.path(path)).splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.endswith(b"\n") and _step(line) != math.inf]
 
 

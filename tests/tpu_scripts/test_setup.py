@@ -60,7 +60,7 @@ def test_copy_brings_the_last_commit_and_says_what_stays_behind(cloud, checkout)
     assert (cloud.folder / "home" / "share").is_dir()
     assert (cloud.folder / "home" / "uv").read_text().splitlines() == [
         "<venv><--quiet><--python><3.11><.venv>",
-        "<pip><install><--quiet><--python><.venv/bin/python><-e><.[tpu]>",
+        "<pip><install><--quiet><--python><.venv/bin/python><-e><.[tpu,gcs]>",
     ]
 
     (checkout / "module.py").write_text("second")

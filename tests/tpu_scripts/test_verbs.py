@@ -147,7 +147,9 @@ def test_what_is_missing_is_named_and_what_is_not_read_may_be_missing(cloud, ver
         (["create"], {"NODE_COUNT": "two"}, "NODE_COUNT=two"),
         (["create"], {"NODE_COUNT": "0"}, "NODE_COUNT=0"),
         (["create"], {"NODE_COUNT": "2"}, "NODE_COUNT=2 slices need PROVISION=queued or queued-spot"),
-        (["run"], {"WORKDIR": "gs://bucket/run"}, "WORKDIR=gs://bucket/run"),
+        (["run"], {"WORKDIR": "gs://bucket"}, "WORKDIR=gs://bucket in"),
+        (["run"], {"WORKDIR": "gs:///run"}, "WORKDIR=gs:///run in"),
+        (["run"], {"WORKDIR": "s3://bucket/run"}, "WORKDIR=s3://bucket/run in"),
         (["run"], {"WORKDIR": "runs/here"}, "WORKDIR=runs/here"),
         (["create", "--spot"], {}, "create.sh has no option --spot;"),
         (["delete", "--force"], {}, "delete.sh has no option --force;"),
@@ -164,16 +166,17 @@ def test_values_and_options_that_cannot_work_are_refused(cloud, command, changes
     assert cloud.calls == []
 
 
-def test_the_worker_gets_every_word_as_it_is_in_the_settings(cloud):
+@pytest.mark.parametrize("workdir", ["/mnt/my share/run", "gs://bucket/runs/a"])
+def test_the_worker_gets_every_word_as_it_is_in_the_settings(cloud, workdir):
     """The command that run.sh hands to ssh, read by a shell on a worker whose start.sh notes its arguments."""
     code, words = "my code/it's", ["--config.a=b c", "--config.d=$HOME", "--config.e='\"*;&", "--config.f=", ""]
     arrays = f"OVERRIDES=({shlex.join(words)})"
-    cloud.configure(arrays, CODE=code, WORKDIR="/mnt/my share/run", CONFIG="configs/a b.py")
+    cloud.configure(arrays, CODE=code, WORKDIR=workdir, CONFIG="configs/a b.py")
     start = cloud.folder / "home" / code / "tpu_scripts" / "worker" / "start.sh"
     start.parent.mkdir(parents=True)
     start.write_text("printf '<%s>' \"$@\"; pwd")
     assert cloud.run("run").returncode == 0
     done = cloud.worker(flag(cloud.calls[0], "command"))
-    expected = [".venv/bin/python", "-m", "safedpo_jax.main", "--config", "configs/a b.py", "--workdir", "/mnt/my share/run", *words]
+    expected = [".venv/bin/python", "-m", "safedpo_jax.main", "--config", "configs/a b.py", "--workdir", workdir, *words]
     assert done.stdout == "".join(f"<{word}>" for word in expected) + f"{cloud.folder / 'home' / code}\n"
     assert done.returncode == 0

@@ -80,8 +80,11 @@ def test_a_file_in_the_way_is_a_sentence(tmp_path):
 
 
 def test_other_processes_check_but_do_not_write(tmp_path):
-    assert not run_directory.prepare(tmp_path, CONFIG, write=False).resumed
+    with pytest.raises(checks.UserError, match="put --workdir on a file system that all hosts mount"):
+        run_directory.prepare(tmp_path, CONFIG, write=False)
     assert list(tmp_path.iterdir()) == []
     run_directory.prepare(tmp_path, CONFIG)
+    assert run_directory.prepare(tmp_path, CONFIG | {"new": 1}, may_differ=["new"], write=False).resumed
+    assert "new" not in (tmp_path / "config.json").read_text()
     with pytest.raises(checks.UserError, match="seed"):
         run_directory.prepare(tmp_path, changed(seed=1), write=False)
