@@ -53,7 +53,7 @@ lint: $(VENV)/.lint ## ruff, pyright, shellcheck.
 	$(BIN)/shellcheck .ci/run tpu_scripts/*.sh tpu_scripts/worker/*.sh tpu_scripts/env.sh.example
 
 parity: $(VENV)/.parity ## Compare models with Hugging Face torch on the CPU.
-	JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(BIN)/python -m pytest -n $(JOBS) -m parity  # a quarter less time: compiling is most of it
+	$(BIN)/python -m pytest -n $(JOBS) -m parity
 
 clean: ## Remove the environment and caches.
 	rm -rf $(VENV) .pytest_cache .ruff_cache

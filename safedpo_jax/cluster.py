@@ -37,7 +37,9 @@ def take(arguments: Sequence[str]) -> tuple[Cluster, list[str]]:
     cluster = Cluster(**vars(flags))
     missing = [f"--{name}" for name, value in cluster._asdict().items() if value is None]
     if missing and len(missing) < len(Cluster._fields):
-        raise checks.UsageError(f"{', '.join(missing)} missing: several processes need all of " + ", ".join(f"--{n}" for n in Cluster._fields))
+        raise checks.UsageError(
+            f"{', '.join(missing)} missing: several processes need all of " + ", ".join(f"--{n}" for n in Cluster._fields)
+        )
     if not missing:
         _check(cluster)
     return cluster, rest

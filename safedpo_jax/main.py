@@ -3,12 +3,20 @@
 The same command resumes an interrupted run. The run directory holds config.json, metrics.jsonl, checkpoints/, the final policy (or score
 model) as a Hugging Face directory in export/, an adapter as a PEFT directory in adapter/, and report.md. Exit status: 0 done, 1 a mistake
 in data or files, 2 a wrong flag or config key, 143 stopped by SIGTERM after saving (run the same command to go on).
+
+Several hosts, or several processes, run one experiment when each runs this command. On a Cloud TPU they find one another. Elsewhere:
+
+  --coordinator_address=HOST:PORT   of process 0; reachable by all
+  --num_processes=N                 how many there are
+  --process_id=I                    which of them this is, from 0; the only flag that differs
+
+They share a file system: --workdir, data and model are the same directories for all.
 """
 
 import sys
 from collections.abc import Sequence
 
-from safedpo_jax import command, config_command_line
+from safedpo_jax import cluster, command, config_command_line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,9 +29,11 @@ def _main(arguments: Sequence[str]) -> int:
         print(__doc__)
         print(config_command_line.help_text())
         return 0
+    asked, arguments = cluster.take(arguments)
     config, workdir = config_command_line.parse(arguments)
     from safedpo_jax.train import loop  # after the flags are known to be right: importing jax takes seconds
 
+    cluster.connect(asked)
     return loop.train(config, workdir, command="python -m " + " ".join(arguments))
 
 

@@ -1,7 +1,15 @@
-"""Strict JAX for the whole suite: eight CPU devices, no rank promotion, no implicit dtype promotion; warnings are errors (pyproject)."""
+"""Strict JAX for the whole suite: eight CPU devices, no rank promotion, no implicit dtype promotion; warnings are errors (pyproject).
+
+Most of the suite's time is compilation, so programs are compiled with little effort and kept, for all workers, subprocesses and later runs, in
+.pytest_cache. A test that reads a compiled program asks for the real thing with the fixture `optimised`.
+"""
 
 import os
+from pathlib import Path
 
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -18,9 +26,43 @@ jax.config.update("jax_cpu_enable_async_dispatch", False)
 @pytest.fixture(scope="session")
 def shared_data():
     """The folder of real pairs, tokenizers and the tiny model; tests that use it skip where it is absent (it is not ours to ship)."""
-    from pathlib import Path
-
     folder = Path(os.environ.get("SAFEDPO_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder} (set SAFEDPO_TEST_DATA); the licences forbid shipping it")
     return folder
+
+
+@pytest.fixture(scope="session")
+def bucket_server():
+    """A Google Cloud Storage server of our own, with one bucket called `bucket`, that gcsfs, TensorStore and Orbax talk to."""
+    pytest.importorskip("gcp_storage_emulator", reason="the emulator of a bucket is in the [test] extra")
+    from .gcs import Server
+
+    with pytest.MonkeyPatch.context() as patch, Server() as server:
+        patch.setenv("STORAGE_EMULATOR_HOST", server.address)
+        patch.setenv("TENSORSTORE_GCS_HTTP_URL", server.address)
+        patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # or gcsfs, when it is imported, wants to ask Google about the bucket
+        pytest.importorskip("gcsfs", reason="buckets need the [gcs] extra")
+        yield server
+
+
+@pytest.fixture
+def bucket(bucket_server):
+    """An empty folder in the bucket, as a user would write it."""
+    import uuid
+
+    return f"gs://bucket/{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def optimised():
+    """Programs are compiled as for a user, and not read from a cache."""
+    settings = {"jax_disable_most_optimizations": False, "jax_enable_compilation_cache": False}
+    before = {name: jax.config.values[name] for name in settings}
+    jax.clear_caches()
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    jax.clear_caches()

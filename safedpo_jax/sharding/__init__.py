@@ -14,6 +14,7 @@ from safedpo_jax.sharding.rules import state_shardings as state_shardings
 from safedpo_jax.sharding.rules import tree_shardings as tree_shardings
 from safedpo_jax.sharding.transfer import batch_sharding as batch_sharding
 from safedpo_jax.sharding.transfer import fetch as fetch
+from safedpo_jax.sharding.transfer import local_rows as local_rows
 from safedpo_jax.sharding.transfer import replicate as replicate
 from safedpo_jax.sharding.transfer import shard_batch as shard_batch
 
@@ -23,6 +24,7 @@ __all__ = [
     "Rules",
     "batch_sharding",
     "fetch",
+    "local_rows",
     "make_mesh",
     "match_rules",
     "path_name",

@@ -1,9 +1,12 @@
 """The device mesh: three named axes, their sizes checked in words."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from safedpo_jax import checks
@@ -18,6 +21,9 @@ ROW_AXES = ("data", "fsdp")
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
     """Mesh of shape (data, fsdp, tensor) with Auto axes: the compiler places what a sharding leaves open.
 
+    Devices of several TPU slices (or GPU hosts without a common NVLink) are laid out so that the outer axes cross the slow network between
+    slices and the inner ones stay within a slice: `data` takes as large a share of the slices as divides it, then `fsdp`, then `tensor`.
+
     Args:
       data: data-parallel size; parameters are replicated along it. At most one of the three sizes is -1: what is left over.
       fsdp: rows of the batch *and* parameters are split along it (fully sharded data parallelism).
@@ -25,12 +31,39 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[
       devices: the devices to use, all global devices by default.
 
     Raises:
-      UsageError: the sizes do not multiply to the number of devices.
+      UsageError: the sizes do not multiply to the number of devices, or cannot be divided over the slices.
     """
     sizes: dict[str, int] = dict(zip(AXES, (data, fsdp, tensor), strict=True))
     devices = jax.devices() if devices is None else list(devices)
     sizes = _infer(sizes, len(devices))
-    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    kinds, slices = (AxisType.Auto,) * len(AXES), len({slice_of(device) for device in devices})
+    if slices == 1:
+        return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=kinds, devices=devices)
+    return Mesh(over_slices(sizes, slices, devices), AXES, axis_types=kinds)
+
+
+def slice_of(device: Any) -> int:
+    """The TPU slice, or the domain of a fast network, that a device belongs to."""
+    return getattr(device, "slice_index", None) or 0
+
+
+def over_slices(sizes: dict[str, int], slices: int, devices: Sequence[Any]) -> np.ndarray:
+    """The devices in the shape of the mesh, the outer axes crossing slices.
+
+    Raises:
+      UsageError: the sizes cannot be divided over so many slices.
+    """
+    outer, rest = {}, slices
+    for name, size in sizes.items():
+        outer[name] = math.gcd(size, rest)
+        rest //= outer[name]
+    if rest > 1:
+        told = ", ".join(f"{name}={size}" for name, size in sizes.items())
+        raise checks.UsageError(
+            f"A mesh of {told} cannot be laid over {slices} slices: make mesh.data, or mesh.fsdp, a multiple of {slices}."
+        )
+    inner = tuple(size // outer[name] for name, size in sizes.items())
+    return mesh_utils.create_hybrid_device_mesh(inner, tuple(outer.values()), devices, allow_split_physical_axes=True)
 
 
 def _infer(sizes: dict[str, int], count: int) -> dict[str, int]:

@@ -56,6 +56,15 @@ def shard_batch(mesh: Mesh, batch: Tree, leading_axis: int = 0) -> Tree:
     return jax.tree.map(place, batch)
 
 
+def local_rows(array: jax.Array) -> np.ndarray:
+    """This process's rows of an array whose first axis is split over the mesh, in the order in which `shard_batch` took them."""
+    blocks: dict[int, np.ndarray] = {}
+    for shard in array.addressable_shards:
+        rows = shard.index[0] if shard.index else slice(None)
+        blocks.setdefault(rows.start or 0, shard.data)
+    return np.concatenate([np.asarray(blocks[start]) for start in sorted(blocks)])
+
+
 def replicate(mesh: Mesh, tree: Tree) -> Tree:
     """The tree with a full copy of every array on every device; every process passes the same values."""
     sharding = meshes.replicated(mesh)

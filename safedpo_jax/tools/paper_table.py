@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from safedpo_jax import checks, command
+from safedpo_jax import checks, command, storage
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -41,7 +41,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     from safedpo_jax import worlds
     from safedpo_jax.methods import frontier, world_report, world_stages
 
-    began, root = time.monotonic(), Path(options.workdir)
+    began, root = time.monotonic(), storage.on_this_machine(options.workdir, "--workdir")
     world = worlds.build(train_pairs=options.train_pairs, test_prompts=options.test_prompts)
     paths = world_stages.write_world(root / "world", world)
     methods = runpy.run_path(str(CONFIGS / "paper_table.py"))["METHODS"]

@@ -4,14 +4,14 @@
 
 Takes the flags of the training command, so that data, tokenizer, template, truncation, model and dtype are the same; that command then finds every
 value and verifies a sample. Interrupted, it goes on where it stopped. One cache serves every run that shares these settings: beta, delta,
-learning rate, batch size and loss do not matter. `--config.batch.eval_rows` sets this pass's own, larger batch.
+learning rate, batch size and loss do not matter. `--config.batch.eval_rows` sets this pass's own, larger batch. Several processes share the
+work when they are started as those of training (see its --help).
 """
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from safedpo_jax import checks, command, config_command_line
+from safedpo_jax import checks, cluster, command, config_command_line, storage
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -20,6 +20,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     if config_command_line.asks_for_help(arguments):
         print(__doc__)
         return 0
+    asked, arguments = cluster.take(arguments)
     config, workdir = config_command_line.parse(arguments, workdir=False)
     if not workdir and not config.reference_cache:
         raise checks.UsageError(
@@ -29,10 +30,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
         raise checks.UsageError(
             "this command fills the cache that --config.reference=cached reads; add that flag here and to the training command"
         )
-    from safedpo_jax.train import setup
+    from safedpo_jax.train import processes, setup
 
-    setup.build(config, Path(workdir).parent / "reference_cache")
-    print("the reference cache is complete for this data")
+    cluster.connect(asked)
+    setup.build(config, storage.path(workdir).parent / "reference_cache", processes.say)
+    processes.say("the reference cache is complete for this data")
     return 0
 
 

@@ -3,28 +3,29 @@
 import contextlib
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 
 from safedpo_jax import __version__
 from safedpo_jax import config as configs
 from safedpo_jax.checks import one_of
 from safedpo_jax.config import Config
-from safedpo_jax.train import export, run_directory, setup, writers
+from safedpo_jax.train import compilation, export, processes, run_directory, setup, writers
 from safedpo_jax.train.checkpoint import Checkpoints
 from safedpo_jax.train.evaluate import flat, table_at
 from safedpo_jax.train.meters import Meter
 from safedpo_jax.train.preemption import StopRequest
-from safedpo_jax.train.progress import Progress
+from safedpo_jax.train.processes import Stop
+from safedpo_jax.train.progress import Nowhere, Progress
 from safedpo_jax.train.report import write_report
 from safedpo_jax.train.run_directory import RunDirectory
 from safedpo_jax.train.setup import Run
 from safedpo_jax.train.state import TrainState
 
-MAY_DIFFER = ("log", "checkpoint", "eval", "mesh", "export", "reference_cache")
+MAY_DIFFER = ("log", "checkpoint", "eval", "mesh", "export", "reference_cache", "compilation_cache")
 """Config sections that may change when a run is continued: they do not change what is computed."""
 
 
@@ -36,24 +37,27 @@ def train(config: Config, workdir: str, *, command: str = "") -> int:
     """
     began = time.monotonic()
     with StopRequest() as stop:
-        directory = run_directory.prepare(workdir, configs.as_dict(config), may_differ=MAY_DIFFER)
-        with _undone_if_new(directory):
-            run = setup.build(config, directory.root.parent / "reference_cache")
-        with open_checkpoints(config, directory, run) as saved:
-            finished = _train(run, directory, saved, stop)
+        stored = configs.as_dict(config)
+        directory = processes.in_turn(lambda first: run_directory.prepare(workdir, stored, may_differ=MAY_DIFFER, write=first))
+        with compilation.cached(config.compilation_cache, directory.root.parent):
+            with _undone_if_new(directory):
+                run = setup.build(config, directory.root.parent / "reference_cache", processes.say)
+            with open_checkpoints(config, directory, run) as saved:
+                finished = _train(run, directory, saved, Stop(stop))
         if not finished:
-            print(f"stopped and saved; the same command continues the run in {directory.root}")
+            processes.say(f"stopped and saved; the same command continues the run in {directory.root}")
             return stop.exit_status
         exported = [export.after_training(config, directory, run.model, run.adapter, finished.params)] if config.export else []
-        report(run, directory, command, time.monotonic() - began)
-        print(", ".join([f"done: {directory.report}", *exported]))
+        if processes.leads():
+            report(run, directory, command, time.monotonic() - began)
+        processes.say(", ".join([f"done: {directory.report}", *exported]))
         return 0
 
 
-def _train(run: Run, directory: RunDirectory, saved: Checkpoints, stop: StopRequest) -> TrainState | None:
+def _train(run: Run, directory: RunDirectory, saved: Checkpoints, stop: Stop) -> TrainState | None:
     """The loop itself; None if it was asked to stop before the end."""
     config, total = run.config, run.pipeline.total_steps
-    batches, runner = iter(run.pipeline), run.runner
+    batches, runner, stopping = iter(run.pipeline), run.runner, False
     abstract = run.abstract_state()
     if saved.steps():
         run.drop_start()
@@ -64,21 +68,22 @@ def _train(run: Run, directory: RunDirectory, saved: Checkpoints, stop: StopRequ
     else:
         state, step, meter = runner.to_run(restored.state), restored.step, Meter(restored.metadata["counters"])
         batches.set_state(restored.data)
-        print("\n".join([*restored.notes, f"continuing from step {step}"]))
+        processes.say("\n".join([*restored.notes, f"continuing from step {step}"]))
 
     def save() -> None:
         metadata = {"reference": run.reference_id, "counters": meter.state(), "versions": versions(), "config": configs.as_dict(config)}
+        writer.flush()
         saved.save(step, runner.to_save(state), data=batches.get_state(), metadata=metadata, metrics=evaluated)
 
-    with contextlib.closing(open_writers(run, directory, step if restored else -1)) as writer, Progress(total, step) as progress:
+    with contextlib.closing(open_writers(run, directory, step if restored else -1)) as writer, open_progress(total, step) as progress:
         evaluated = evaluate(run, state, step, writer, progress) if restored is None else {}
         meter.resume()
-        while step < total and not stop.requested:
+        while step < total and not (stopping := stop()):
             state, metrics = runner.step(state, run.frozen, next(batches))
             step, evaluated = step + 1, {}
             meter.add(metrics)
             due = step == total or step % config.checkpoint.every == 0
-            if due or stop.requested or step % config.log.every == 0:
+            if due or step % config.log.every == 0:
                 line = meter.flush() | {"skipped": skipped(state)}
                 writer.write(step, line)
                 progress.update(step, line)
@@ -88,7 +93,7 @@ def _train(run: Run, directory: RunDirectory, saved: Checkpoints, stop: StopRequ
             if due:
                 save()
             meter.resume()
-        if stop.requested and step > 0:
+        if stopping and step > 0:
             line = meter.flush()
             if "loss" in line:  # steps since the last line, if the request came late
                 writer.write(step, line)
@@ -151,8 +156,10 @@ def open_checkpoints(config: Config, directory: RunDirectory, run: Run) -> Check
 
 
 def open_writers(run: Run, directory: RunDirectory, last_step: int) -> writers.MultiWriter:
-    """JSONL always, TensorBoard and Weights & Biases as configured; what is later than `last_step` is forgotten."""
+    """JSONL always, TensorBoard and Weights & Biases as configured; what is later than `last_step` is forgotten. One process writes."""
     config = run.config
+    if not processes.leads():
+        return writers.MultiWriter([])
     result: list[Any] = [writers.JsonlWriter(directory.metrics, last_step)]
     if config.log.tensorboard:
         result.append(writers.TensorBoardWriter(directory.tensorboard, last_step))
@@ -161,9 +168,14 @@ def open_writers(run: Run, directory: RunDirectory, last_step: int) -> writers.M
     return writers.MultiWriter(result)
 
 
+def open_progress(total: int, step: int) -> Progress:
+    """The console of the process that leads; the others are silent."""
+    return Progress(total, step, stream=None if processes.leads() else Nowhere())
+
+
 def skipped(state: TrainState) -> int:
     """Updates left out so far because something was not finite."""
-    return int(jax.device_get(state.skipped).max())
+    return int(np.max(state.skipped.addressable_data(0)))  # the same on every device, with or without pmap
 
 
 def versions() -> dict[str, str]:
@@ -182,8 +194,6 @@ def _undone_if_new(directory: RunDirectory) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if not directory.resumed:
-            directory.config.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                Path(directory.root).rmdir()
+        if not directory.resumed and processes.leads():
+            run_directory.undo(directory)
         raise

@@ -98,7 +98,7 @@ class Progress:
     def _shielded(self) -> Any:
         """Runs a block of display code; after its first failure there is no display any more."""
         if self._broken:
-            self._stream = _Nowhere()
+            self._stream = Nowhere()
             self._bar = None
         try:
             yield
@@ -108,7 +108,7 @@ class Progress:
             self._broken = True
 
 
-class _Nowhere:
+class Nowhere:
     """A stream that swallows everything."""
 
     def write(self, text: str) -> int:

@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from safedpo_jax import __version__
+from safedpo_jax import __version__, sharding
 from safedpo_jax.checks import UserError
 from safedpo_jax.config import Config
 from safedpo_jax.data import TokenizedExamples
 from safedpo_jax.structs import PairBatch, Params
-from safedpo_jax.train import model_directory
+from safedpo_jax.train import model_directory, processes
 from safedpo_jax.train.forward import Forward
 from safedpo_jax.train.reference_cache import ReferenceCache
 
@@ -102,9 +102,10 @@ def attach_cached(
         absent = missing(cache, part)
         if absent.size:
             compute_missing(cache, part.take(absent), batches, logps, say)
-        else:
-            sample = part.take(np.unique(np.linspace(0, len(part) - 1, VERIFIED).astype(np.int64)))
-            for keys, values in _values(sample, batches, logps):
+            continue
+        sample = part.take(np.unique(np.linspace(0, len(part) - 1, VERIFIED).astype(np.int64)))
+        for keys, values in _values(sample, batches, logps):
+            with processes.together():
                 cache.verify(keys, values)
     return [attach(cache, part) for part in examples]
 
@@ -133,19 +134,23 @@ def compute_missing(
     """Runs the reference over `examples`; the cache writes as values come in, so an interruption loses little."""
     done, told = 0, time.monotonic()
     for keys, values in _values(examples, batches, logps):
-        cache.add(keys, values)
-        done += len(keys) // 2
-        if done == len(examples) or time.monotonic() - told > SECONDS_BETWEEN_LINES:
+        with processes.together():
+            cache.add(keys, values)
+        done += len(keys) // 2 * jax.process_count()
+        if done >= len(examples) or time.monotonic() - told > SECONDS_BETWEEN_LINES:
             told = time.monotonic()
-            say(f"  reference log-probs: {done} of {len(examples)} examples")
-    cache.flush()
+            say(f"  reference log-probs: {min(done, len(examples))} of {len(examples)} examples")
+    with processes.together():
+        cache.flush()
+    with processes.together():
+        cache.refresh()  # with what the other processes computed
 
 
 def _values(examples: TokenizedExamples, batches: Batches, logps: LogpsFunction) -> Iterator[tuple[list[bytes], np.ndarray]]:
     """Keys and freshly computed log-probs of the responses of one batch after another, chosen before rejected."""
     chosen_keys, rejected_keys = examples.response_keys()
     for batch, members in batches(examples):
-        chosen, rejected = (np.asarray(part) for part in jax.device_get(logps(batch)))
+        chosen, rejected = (sharding.local_rows(part) for part in logps(batch))
         used = members >= 0
         keys = [chosen_keys[row] for row in members[used]] + [rejected_keys[row] for row in members[used]]
         yield keys, np.concatenate([chosen[used], rejected[used]])

@@ -12,13 +12,13 @@ import time
 import uuid
 import zipfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
 
-from safedpo_jax import checks
+from safedpo_jax import checks, storage
+from safedpo_jax.storage import AnyPath
 from safedpo_jax.train import atomic
 
 FORMAT_VERSION = 1
@@ -31,18 +31,19 @@ SHARD_SECONDS = 60.0
 class ReferenceCache:
     """Log-probs by response key. Use `open`; as a context manager it writes what is buffered on leaving."""
 
-    def __init__(self, directory: Path, identity: dict[str, Any], mode: str, values: dict[bytes, np.float32]):
+    def __init__(self, directory: AnyPath, identity: dict[str, Any], mode: str):
         self.directory, self.identity, self.mode = directory, identity, mode
-        self._values = values
+        self._values: dict[bytes, np.float32] = {}
+        self._read: set[str] = set()
         self._buffer: dict[bytes, np.float32] = {}
         self._written = time.monotonic()
 
     @classmethod
-    def open(cls, directory: str | Path, identity: dict[str, Any], mode: str = "r") -> "ReferenceCache":
+    def open(cls, directory: str | AnyPath, identity: dict[str, Any], mode: str = "r") -> "ReferenceCache":
         """Opens the cache of `identity`.
 
         Args:
-          directory: created in mode "w" if absent.
+          directory: local or `gs://BUCKET/FOLDER`; created in mode "w" if absent.
           identity: everything besides token ids that determines a value; JSON.
           mode: "r" to read an existing cache, "w" to add to it or start it.
 
@@ -50,21 +51,31 @@ class ReferenceCache:
           UserError: a field of the identity differs (named, with both values); there is no cache; a shard is damaged.
         """
         checks.one_of("The mode of a reference cache", mode, ("r", "w"), ValueError)
-        directory = Path(directory)
+        directory = storage.path(directory)
         identity = json.loads(json.dumps(identity))
-        if (directory / MANIFEST).exists():
+        if MANIFEST in _names(directory):
             _check_identity(directory, _read_manifest(directory), identity)
         elif mode == "r":
             raise checks.UserError(f"There is no reference cache in {directory} ({MANIFEST} is missing); precompute the reference first.")
         else:
             _start(directory, identity)
-        values: dict[bytes, np.float32] = {}
-        for shard in sorted(directory.glob("shard-*.npz")):
-            values.update(_read_shard(shard))
-        return cls(directory, identity, mode, values)
+        cache = cls(directory, identity, mode)
+        cache.refresh()
+        return cache
 
     def __len__(self) -> int:
         return len(self._values)
+
+    def refresh(self) -> None:
+        """Reads the shards that appeared since the cache was opened: those of other processes.
+
+        Raises:
+          UserError: a shard is damaged.
+        """
+        for name in _names(self.directory):
+            if _is_shard(name) and name not in self._read:
+                self._values.update(_read_shard(self.directory / name))
+                self._read.add(name)
 
     def missing(self, keys: Sequence[bytes]) -> list[bytes]:
         """Those of `keys` without a value, each once, in order."""
@@ -103,6 +114,7 @@ class ReferenceCache:
             # Time-ordered names, so that a value added again later wins; unique, so that several processes may write.
             name = f"shard-{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.npz"
             atomic.write(self.directory / name, content.getvalue())
+            self._read.add(name)
             self._buffer = {}
         self._written = time.monotonic()
 
@@ -152,13 +164,34 @@ class ReferenceCache:
             self.flush()
 
 
-def _start(directory: Path, identity: dict[str, Any]) -> None:
+def _names(directory: AnyPath) -> list[str]:
+    """Of the files in it, in order."""
+    try:
+        return [path.name for path in storage.inside(directory)]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise checks.UserError(f"Cannot read the reference cache {directory}: {error.strerror}.") from error
+
+
+def _read(path: AnyPath) -> bytes:
+    try:
+        return storage.read_bytes(path)
+    except OSError as error:
+        raise checks.UserError(f"{path} of the reference cache cannot be read: {error.strerror}.") from error
+
+
+def _is_shard(name: str) -> bool:
+    return name.startswith("shard-") and name.endswith(".npz")
+
+
+def _start(directory: AnyPath, identity: dict[str, Any]) -> None:
     """Writes the manifest of a new cache."""
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        storage.make_directory(directory)
     except OSError as error:
         raise checks.UserError(f"Cannot create the reference cache {directory}: {error.strerror}.") from error
-    if any(directory.glob("shard-*.npz")):
+    if any(map(_is_shard, _names(directory))):
         raise checks.UserError(
             f"{directory} holds shards of a reference cache but no {MANIFEST}: delete the directory and precompute again."
         )
@@ -166,11 +199,12 @@ def _start(directory: Path, identity: dict[str, Any]) -> None:
     atomic.write(directory / MANIFEST, json.dumps(manifest, indent=2) + "\n")
 
 
-def _read_manifest(directory: Path) -> dict[str, Any]:
+def _read_manifest(directory: AnyPath) -> dict[str, Any]:
+    content = _read(directory / MANIFEST)
     try:
-        manifest = json.loads((directory / MANIFEST).read_text())
+        manifest = json.loads(content)
         version, identity = manifest["format_version"], manifest["identity"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise checks.UserError(
             f"{directory / MANIFEST} is damaged ({error}); delete the directory and precompute the reference again."
         ) from error
@@ -181,7 +215,7 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
     return identity
 
 
-def _check_identity(directory: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+def _check_identity(directory: AnyPath, found: dict[str, Any], wanted: dict[str, Any]) -> None:
     absent = "(absent)"
     fields = sorted({*found, *wanted})
     differences = [
@@ -196,9 +230,10 @@ def _check_identity(directory: Path, found: dict[str, Any], wanted: dict[str, An
         )
 
 
-def _read_shard(path: Path) -> dict[bytes, np.float32]:
+def _read_shard(path: AnyPath) -> dict[bytes, np.float32]:
+    content = _read(path)
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as shard:
+        with np.load(io.BytesIO(content), allow_pickle=False) as shard:
             keys, values = np.ascontiguousarray(shard["keys"]), shard["values"]
         if keys.shape != (*values.shape, KEY_BYTES) or keys.dtype != np.uint8 or values.dtype != np.float32:
             raise ValueError(f"keys {keys.shape} {keys.dtype}, values {values.shape} {values.dtype}")

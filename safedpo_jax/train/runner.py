@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -49,7 +50,7 @@ class MeshRunner:
         """The step under jit, for states that lie like `state` (of arrays, or abstract): what `step` runs."""
         # Left to the compiler, the new state may lie differently, and the second step would be compiled anew.
         shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-        return jax.jit(self._pure, donate_argnums=0, out_shardings=(shardings, None))
+        return jax.jit(self._pure, donate_argnums=0, out_shardings=(shardings, sharding.replicated(self.mesh)))
 
     def place(self, batch: PairBatch, leading_axis: int) -> PairBatch:
         return sharding.shard_batch(self.mesh, batch, leading_axis=leading_axis)
@@ -62,7 +63,7 @@ class MeshRunner:
 
 
 class PmapRunner(MeshRunner):
-    """jax.pmap over all local devices: every device holds the whole state, rows are split, sums are added by psum.
+    """jax.pmap over all devices of all processes: every device holds the whole state, rows are split, sums are added by psum.
 
     States given to `to_run` and returned by `to_save` are ordinary, replicated ones, so checkpoints move freely between runners.
     """
@@ -71,26 +72,24 @@ class PmapRunner(MeshRunner):
         super().__init__(step, mesh, rules)
         if mesh.shape["data"] != mesh.size:
             raise UsageError(f"mesh.pmap=True is data parallelism only: set mesh.fsdp=1 and mesh.tensor=1, got {dict(mesh.shape)}")
-        self.devices = list(mesh.devices.flat)
-        self._pmap = jax.pmap(step, axis_name=PMAP_AXIS, devices=self.devices, donate_argnums=0)
+        devices = list(mesh.devices.flat)
+        self.count = sum(device.process_index == jax.process_index() for device in devices)
+        self._pmap = jax.pmap(step, axis_name=PMAP_AXIS, devices=devices, donate_argnums=0)
+        self._copy = jax.pmap(lambda _, leaf: leaf, in_axes=(0, None), devices=devices)
         self._reference: tuple[Any, Any] | None = None
 
     def step(self, state: TrainState, reference: Params | None, batch: PairBatch) -> tuple[TrainState, Any]:
         state, metrics = _settled(self.mesh, self._pmap(state, self._replicated(reference), self._split(batch)))
-        return state, jax.tree.map(lambda leaf: leaf[0], metrics)
+        return state, jax.tree.map(_first, metrics)
 
     def to_run(self, state: TrainState) -> TrainState:
         return self._stack(state)
 
     def to_save(self, state: TrainState) -> TrainState:
-        return sharding.replicate(self.mesh, jax.tree.map(lambda leaf: jnp.asarray(jax.device_get(leaf[0])), state))
+        return sharding.replicate(self.mesh, jax.tree.map(lambda leaf: _first(leaf), state))
 
     def _stack(self, tree: Any) -> Any:
-        return (
-            jax.pmap(lambda _, leaf: leaf, in_axes=(0, None), devices=self.devices)(jnp.zeros(len(self.devices)), tree)
-            if tree is not None
-            else None
-        )
+        return jax.tree.map(lambda leaf: self._copy(jnp.zeros(self.count), _here(leaf)), tree)
 
     def _replicated(self, reference: Params | None) -> Any:
         """The reference on every device; stacked once, then reused."""
@@ -101,16 +100,25 @@ class PmapRunner(MeshRunner):
         return self._reference[1]
 
     def _split(self, batch: PairBatch) -> PairBatch:
-        """[micro, rows, ...] -> [devices, micro, rows / devices, ...]."""
-        count = len(self.devices)
+        """[micro, rows, ...] of this process -> [local devices, micro, rows / devices, ...]."""
 
         def split(leaf):
             micro, rows = leaf.shape[:2]
-            if rows % count:
-                raise UsageError(f"batch.rows={rows} does not divide over {count} devices; make it a multiple of {count}")
-            return leaf.reshape(micro, count, rows // count, *leaf.shape[2:]).swapaxes(0, 1)
+            if rows % self.count:
+                raise UsageError(f"batch.rows={rows} does not divide over {self.count} devices; make it a multiple of {self.count}")
+            return leaf.reshape(micro, self.count, rows // self.count, *leaf.shape[2:]).swapaxes(0, 1)
 
         return jax.tree.map(split, batch)
+
+
+def _first(leaf: jax.Array) -> np.ndarray:
+    """The value on the first device of this process, of an array with a leading axis of devices."""
+    return np.asarray(leaf.addressable_data(0))[0, ...]
+
+
+def _here(leaf: jax.Array) -> jax.Array:
+    """A replicated array as one of this process's first device, which pmap takes from any process."""
+    return leaf if jax.process_count() == 1 else leaf.addressable_data(0)
 
 
 PMAP_AXIS = "devices"

@@ -3,17 +3,16 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from safedpo_jax import config_loss, data, losses, models, sharding
+from safedpo_jax import config_loss, data, losses, models, sharding, storage
 from safedpo_jax.config import Config
 from safedpo_jax.structs import Params
-from safedpo_jax.train import adapters, batches, scorers
+from safedpo_jax.train import adapters, batches, processes, scorers
 from safedpo_jax.train import reference as references
 from safedpo_jax.train.adapters import Adapter
 from safedpo_jax.train.evaluate import by_source, evaluate, with_total
@@ -81,7 +80,7 @@ class Run:
         return with_total(by_source(totals, list(held_out.group_names)), weights)
 
 
-def build(config: Config, cache_directory: Path, say: Say = print) -> Run:
+def build(config: Config, cache_directory: storage.AnyPath, say: Say = print) -> Run:
     """Loads and compiles nothing it does not need; data first, since its mistakes are the cheapest to find.
 
     Raises:
@@ -93,18 +92,21 @@ def build(config: Config, cache_directory: Path, say: Say = print) -> Run:
             say(f"loss: {term.objective.name} has no lower bound at its defaults; watch drift/chosen, and stop early")
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     batches.batch_rows(config, mesh)  # raises before anything slow
-    examples = load_examples(config, terms, say)
+    with processes.together():
+        examples = load_examples(config, terms, say)
     pipeline = batches.make_pipeline(config, examples.train, mesh)
     say(f"{pipeline.total_steps} steps of {config.batch.pairs} examples, {pipeline.steps_per_epoch:.1f} steps an epoch")
 
     score_type, adapter = scorers.wanted(config), None
-    model: Any = (
-        load_model(config, config.model.path, examples.tokenizer, mesh, say)
-        if score_type is None
-        else scorers.load_model(config, score_type, examples.tokenizer, mesh, say)
-    )
-    if adapters.wanted(config):
-        model, adapter = adapters.base(config, model, mesh), adapters.make(config, model, mesh)
+    with processes.together():
+        model: Any = (
+            load_model(config, config.model.path, examples.tokenizer, mesh, say)
+            if score_type is None
+            else scorers.load_model(config, score_type, examples.tokenizer, mesh, say)
+        )
+        if adapters.wanted(config):
+            model, adapter = adapters.base(config, model, mesh), adapters.make(config, model, mesh)
+    if adapter is not None:
         trained, held = (models.parameter_count(tree) for tree in (adapter.start, models.abstract_params(model.config)))
         say(f"adapter: {trained:,} parameters trained, rank {adapter.lora.rank}, on a base of {held:,} ({config.lora.base})")
     compute, rows = jnp.dtype(config.model.compute_dtype), sharding.row_shards(mesh)
@@ -126,7 +128,7 @@ def build(config: Config, cache_directory: Path, say: Say = print) -> Run:
     runner = (PmapRunner if config.mesh.pmap else MeshRunner)(step, mesh, adapters.rules(model))
     groups = len(examples.held_out.group_names) if examples.held_out is not None else 0
 
-    @jax.jit
+    @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
     def eval_sums(params: Params, frozen: Params | None, batch: Any, duals: Mapping[str, Any]) -> Any:
         last = losses.at_step(terms, pipeline.total_steps, duals)
         return make_eval_sums(forward, last)(forward.cast(params), frozen, batch, groups)
@@ -135,21 +137,23 @@ def build(config: Config, cache_directory: Path, say: Say = print) -> Run:
 
 
 def join_reference(
-    config: Config, examples: Examples, model: models.Model, forward: Forward, mesh: Any, cache_directory: Path, say: Say
+    config: Config, examples: Examples, model: models.Model, forward: Forward, mesh: Any, cache_directory: storage.AnyPath, say: Say
 ) -> tuple[Examples, Params | None, str]:
     """The frozen tree (`reference=in_step`), or examples that carry its log-probs and no tree (`cached`); and the reference's short name."""
-    identity = references.identity(config, data.tokenizer_fingerprint(examples.tokenizer))
+    with processes.together():
+        identity = references.identity(config, data.tokenizer_fingerprint(examples.tokenizer))
     name = references.short(identity)
-    start = load_reference(config, model, examples.tokenizer, mesh, say) if config.model.reference_path else model.params
+    with processes.together():
+        start = load_reference(config, model, examples.tokenizer, mesh, say) if config.model.reference_path else model.params
     dtype = references.reference_dtype(config)
     as_loaded = adapters.wanted(config) and start is model.params  # in the dtype of the forward pass, and nothing will donate it
     if config.reference == "in_step":
         return examples, start if as_loaded else references.freeze(start, dtype), name
     frozen = start if as_loaded or dtype == config.model.param_dtype else references.freeze(start, dtype)
-    directory = Path(config.reference_cache) if config.reference_cache else cache_directory / name
+    directory = storage.path(config.reference_cache) if config.reference_cache else cache_directory / name
     say(f"reference log-probs: cache {directory}")
     runner = MeshRunner(lambda *_: None, mesh, adapters.rules(model))
-    with ReferenceCache.open(directory, identity, mode="w") as cache:
+    with processes.in_turn(lambda _: ReferenceCache.open(directory, identity, mode="w")) as cache:
         logps = references.logps_function(forward, runner.place, frozen)
         parts = [part for part in (examples.train, examples.held_out) if part is not None]
         parts = references.attach_cached(cache, parts, lambda part: batches.every_example(config, part, mesh), logps, say)

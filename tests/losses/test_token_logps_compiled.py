@@ -10,6 +10,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from safedpo_jax.losses import token_logps
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 BATCH, TIME, FEATURES, VOCAB = 4, 12, 8, 32
 
 

@@ -42,6 +42,7 @@ def test_every_parameter_has_a_rule(name):
             assert axes == wanted, path
 
 
+@pytest.mark.usefixtures("optimised")
 def test_each_device_computes_its_own_rows_and_no_others():
     """Under fsdp the compiler would follow the embedding table, split features and compute all rows on every device."""
     config = models.preset("tiny", vocab_size=64)

@@ -63,6 +63,7 @@ def test_the_plan_is_of_the_program_that_the_trainer_runs(project, tmp_path, ove
     assert made.lowered().as_text() == run.runner.jitted(state).lower(state, run.frozen, batch).as_text()
 
 
+@pytest.mark.usefixtures("optimised")
 def test_memory_by_kind_adds_up_to_what_the_compiler_counts(project, tmp_path):
     made, work = planned(config_of(project, tmp_path, model__remat="full"))
     compiled = made.lowered().compile()
@@ -81,6 +82,7 @@ def test_memory_by_kind_adds_up_to_what_the_compiler_counts(project, tmp_path):
     assert traffic["all-reduce"].sent > 0
 
 
+@pytest.mark.usefixtures("optimised")
 def test_flops_are_those_of_a_program_without_loops(project, tmp_path):
     """One layer, one microbatch and one chunk leave XLA no loop whose body it would count once."""
     config = config_of(project, tmp_path, mesh__data=8, mesh__fsdp=1, mesh__tensor=1, model__remat="none", model__logps_chunk=10**6)

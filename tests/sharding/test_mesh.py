@@ -1,10 +1,14 @@
 """Meshes: sizes, the inferred one, and sentences with the numbers."""
 
+import os
+from types import SimpleNamespace
+
 import jax
 import pytest
 from jax.sharding import AxisType
 
 from safedpo_jax import checks, sharding
+from safedpo_jax.sharding import mesh as meshes
 
 
 @pytest.mark.parametrize(
@@ -46,3 +50,56 @@ def test_wrong_sizes_are_a_usage_error_with_the_numbers(sizes, sentence):
 
 def test_one_process_reads_all_rows():
     assert sharding.process_rows(sharding.make_mesh(data=2, fsdp=2, tensor=2)) == (0, 1)
+
+
+def devices_of(slices, each):
+    """What the layout reads of devices that are not here, in an order that mixes the slices."""
+    return [
+        SimpleNamespace(id=slice_ * each + own, slice_index=slice_, process_index=slice_, platform="gpu", device_kind="any")
+        for own in range(each)
+        for slice_ in range(slices)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("slices", "sizes", "crossing"),
+    [
+        (2, (8, 1, 1), {"data": 2}),
+        (2, (1, 8, 1), {"fsdp": 2}),
+        (2, (2, 2, 2), {"data": 2}),
+        (4, (2, 4, 1), {"data": 2, "fsdp": 2}),
+        (2, (1, 1, 8), {"tensor": 2}),
+    ],
+)
+def test_outer_axes_cross_slices_and_inner_ones_stay_inside(slices, sizes, crossing):
+    """Along an axis that crosses in c parts, blocks of size / c neighbours lie in one slice; along the others all do."""
+    named = dict(zip(sharding.AXES, sizes, strict=True))
+    laid = meshes.over_slices(named, slices, devices_of(slices, 8 // slices))
+    assert laid.shape == sizes
+    assert sorted(device.id for device in laid.flat) == list(range(8))
+    for axis, (name, size) in enumerate(named.items()):
+        block = size // crossing.get(name, 1)
+        lines = laid.swapaxes(axis, -1).reshape(-1, size)
+        for line in lines:
+            found = [device.slice_index for device in line]
+            groups = [set(found[start : start + block]) for start in range(0, size, block)]
+            assert all(len(group) == 1 for group in groups)
+            assert len(set(found)) == crossing.get(name, 1)
+
+
+def test_slices_that_no_axis_divides_over_are_a_usage_error():
+    with pytest.raises(checks.UsageError, match="data=2, fsdp=2, tensor=3 cannot be laid over 8 slices"):
+        meshes.over_slices({"data": 2, "fsdp": 2, "tensor": 3}, 8, devices_of(8, 2)[:12])
+
+
+def test_two_slices_as_libtpu_describes_them(monkeypatch):
+    """Sixteen chips each, four to a host: every host's rows are its own, and `fsdp` stays inside a slice."""
+    pytest.importorskip("libtpu", reason="describing TPU slices needs libtpu (the [tpu] extra)")
+    from jax.experimental import topologies
+
+    monkeypatch.setitem(os.environ, "TPU_SKIP_MDS_QUERY", "1")
+    devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:4x4", num_slices=2).devices
+    mesh = sharding.make_mesh(data=-1, fsdp=16, devices=devices)
+    assert tuple(mesh.shape.values()) == (2, 16, 1)
+    assert [{device.slice_index for device in line.flat} for line in mesh.devices] == [{0}, {1}]
+    assert sharding.process_rows(mesh) == (0, 8)

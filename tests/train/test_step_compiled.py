@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from safedpo_jax import losses, models
 from safedpo_jax.config import Optimizer
@@ -14,6 +15,8 @@ from safedpo_jax.train.forward import Forward
 from safedpo_jax.train.optimizer import make_optimizer, schedule
 from safedpo_jax.train.state import create_state
 from safedpo_jax.train.step import make_train_step
+
+pytestmark = pytest.mark.usefixtures("optimised")
 
 ROWS, SLOTS, CHUNK = 16, 2, 16
 

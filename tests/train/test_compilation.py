@@ -1,0 +1,89 @@
+"""Programs that were compiled once are read at the next start, from the right place, and only where the user wants it."""
+
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from safedpo_jax.train import compilation
+
+CODE = """
+import sys, time, jax, jax.numpy as jnp
+from pathlib import Path
+from safedpo_jax.train import compilation
+
+def deep(x):
+    for _ in range(150):
+        x = jnp.sin(x @ x) + jnp.tanh(x)
+    return x
+
+with compilation.cached(sys.argv[1], Path(sys.argv[2])):
+    lowered = jax.jit(deep).lower(jnp.ones((8, 8)))
+    began = time.perf_counter()
+    lowered.compile()
+    print(time.perf_counter() - began)
+"""
+
+
+@contextlib.contextmanager
+def no_cache_of_the_suite():
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+
+
+def compile_seconds(setting, beside, **environment):
+    names = [name for name in os.environ if name.startswith("JAX_")]
+    clean = {name: value for name, value in os.environ.items() if name not in names}
+    environment = clean | {"JAX_PLATFORMS": "cpu", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"} | environment
+    done = subprocess.run([sys.executable, "-c", CODE, setting, str(beside)], capture_output=True, text=True, env=environment, check=True)
+    return float(done.stdout)
+
+
+def entries(folder):
+    return sorted(path.name for path in folder.rglob("*-cache"))
+
+
+def test_a_second_start_reads_what_the_first_compiled(tmp_path):
+    first = compile_seconds("", tmp_path)
+    (version,) = (tmp_path / "compilation_cache").iterdir()
+    assert version.name == f"jaxlib-{jax.lib.__version__}"
+    kept = entries(version)
+    assert any(name.startswith("jit_deep-") for name in kept)
+    assert compile_seconds("", tmp_path) < first / 2
+    assert entries(version) == kept
+
+
+def test_the_config_names_another_place_or_none(tmp_path):
+    compile_seconds(str(tmp_path / "elsewhere"), tmp_path)
+    assert entries(tmp_path / "elsewhere")
+    compile_seconds(compilation.OFF, tmp_path)
+    assert not (tmp_path / compilation.NAME).exists()
+
+
+def test_a_cache_that_jax_was_given_stays(tmp_path):
+    compile_seconds(str(tmp_path / "elsewhere"), tmp_path, JAX_COMPILATION_CACHE_DIR=str(tmp_path / "jax"))
+    assert entries(tmp_path / "jax")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_place_that_cannot_be_written_costs_the_cache_and_not_the_run(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert compile_seconds(str(tmp_path / "file"), tmp_path) > 0
+
+
+def test_afterwards_jax_is_as_before(tmp_path):
+    with no_cache_of_the_suite():
+        with compilation.cached("", tmp_path):
+            assert str(jax.config.jax_compilation_cache_dir).startswith(str(tmp_path / "compilation_cache"))
+        assert jax.config.jax_compilation_cache_dir is None
+        with pytest.raises(ZeroDivisionError), compilation.cached("", Path(tmp_path)):
+            _ = 1 / 0
+        assert jax.config.jax_compilation_cache_dir is None
