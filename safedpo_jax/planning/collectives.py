@@ -27,7 +27,8 @@ class Traffic(NamedTuple):
 def collectives(module: hlo.Module, devices: int, open_trips: float = 1.0) -> dict[str, Traffic]:
     """{kind: traffic} of one run of the program.
 
-    A TPU program writes a reduce-scatter as a fusion that adds everywhere and keeps a slice; it is counted as what it is.
+    A TPU program writes a reduce-scatter as a fusion that adds everywhere and keeps a slice; it is counted as what it is. An exchange that goes
+    on behind other work stands in the text once where it starts, once in every piece of that work and once where it ends; it is counted once.
 
     Args:
       module: the program.
@@ -37,7 +38,10 @@ def collectives(module: hlo.Module, devices: int, open_trips: float = 1.0) -> di
     runs = module.runs(open_trips)
     counts, sent, largest = defaultdict(float), defaultdict(float), defaultdict(float)
     for name, times in runs.items():
-        for instruction in module.computations.get(name, ()):
+        instructions = module.computations.get(name, [])
+        if _goes_on(name, instructions):
+            continue
+        for instruction in instructions:
             kind = instruction.opcode.removesuffix("-start")
             if kind not in KINDS:
                 continue
@@ -49,6 +53,12 @@ def collectives(module: hlo.Module, devices: int, open_trips: float = 1.0) -> di
                 sent[kind] += times * out
                 largest[kind] = max(largest[kind], out)
     return {kind: Traffic(counts[kind], sent[kind], largest[kind]) for kind in KINDS if counts[kind]}
+
+
+def _goes_on(name: str, instructions: list[hlo.Instruction]) -> bool:
+    """Whether a computation names exchanges that another one has started."""
+    ends = any(line.opcode == "custom-call" and '"AsyncCollectiveDone"' in line.rest for line in instructions)
+    return ends or name.startswith("async_collective_fusion")
 
 
 def sent_bytes(kind: str, instruction: hlo.Instruction, size: int) -> float:

@@ -85,6 +85,19 @@ def of_compiled(parts: Arguments, compiled: Any) -> Memory:
     )
 
 
+def compiled_memory(jitted: Any, arguments: tuple[Any, ...], parts: Arguments) -> tuple[Memory, Any]:
+    """(memory, compiled program); None in its place where the compiler refuses a program for its size."""
+    lowered = jitted.lower(*arguments)
+    try:
+        compiled = lowered.compile()
+    except Exception as error:
+        refused = of_refusal(parts, str(error))
+        if refused is None:
+            raise
+        return refused, None
+    return of_compiled(parts, compiled), compiled
+
+
 def of_refusal(parts: Arguments, message: str) -> Memory | None:
     """From the sentence with which libtpu's compiler refuses a program that does not fit; None if it is another one.
 

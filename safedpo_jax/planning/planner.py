@@ -8,6 +8,7 @@ from safedpo_jax import config_loss, data, sharding
 from safedpo_jax.config import Config
 from safedpo_jax.planning import costs, hlo, memory, program, topology, workload
 from safedpo_jax.planning.collectives import Traffic, collectives
+from safedpo_jax.planning.decoding import Decoding, decoding
 from safedpo_jax.planning.memory import Memory
 from safedpo_jax.planning.program import Program
 from safedpo_jax.planning.roofline import Roofline, roofline
@@ -25,6 +26,8 @@ class Plan(NamedTuple):
     memory: Memory
     reference: Memory | None
     """Of the pass that fills the reference cache."""
+    decoding: Decoding | None
+    """Of sampling from the trained policy."""
     traffic: dict[str, Traffic] | None
     """Per step; None where nothing was compiled."""
     flops: costs.Flops
@@ -60,19 +63,6 @@ def assemble(config: Config, where: Topology, network: Any, found: data.Tokenize
     return program.build(config, network, mesh, work.batch, work.total_steps, attention=attention), work
 
 
-def compiled_memory(jitted: Any, arguments: tuple[Any, ...], parts: memory.Arguments) -> tuple[Memory, Any]:
-    """(memory, compiled program); None in its place where the compiler refuses a program for its size."""
-    lowered = jitted.lower(*arguments)
-    try:
-        compiled = lowered.compile()
-    except Exception as error:
-        refused = memory.of_refusal(parts, str(error))
-        if refused is None:
-            raise
-        return refused, None
-    return memory.of_compiled(parts, compiled), compiled
-
-
 def reference_memory(made: Program) -> Memory | None:
     """Of the pass that fills the reference cache, while the masters wait beside it; None for a run without one. Compiles it."""
     if made.config.reference != "cached" or not needs_reference(made.terms):
@@ -81,20 +71,20 @@ def reference_memory(made: Program) -> Memory | None:
     shared = made.frozen is not None or made.config.model.param_dtype == made.config.model.compute_dtype
     parts = memory.Arguments(0 if shared else memory.shard_bytes(made.state.params), 0, memory.shard_bytes(tree), memory.shard_bytes(batch))
     called = parts._replace(parameters=0)
-    found, _ = compiled_memory(jitted, (tree, batch), called)
+    found, _ = memory.compiled_memory(jitted, (tree, batch), called)
     return found._replace(arguments=parts)
 
 
-def plan(made: Program, work: Workload, where: Topology, *, with_reference: bool = True) -> Plan:
-    """Compiles for a TPU; estimates for a GPU."""
+def plan(made: Program, work: Workload, where: Topology, *, and_others: bool = True) -> Plan:
+    """Compiles for a TPU; estimates for a GPU. `and_others`: the reference pass and sampling too."""
     parts, started = memory.arguments(made), time.monotonic()
     traffic, counted, reference = None, {}, None
     if where.chip.is_tpu:
-        found, compiled = compiled_memory(made.runner.jitted(made.state), (made.state, made.frozen, made.batch), parts)
+        found, compiled = memory.compiled_memory(made.runner.jitted(made.state), (made.state, made.frozen, made.batch), parts)
         if compiled is not None:
             traffic = collectives(hlo.parse(compiled.as_text()), where.chips, work.microbatches)
             counted = {key: float(value) for key, value in compiled.cost_analysis().items() if key in ("flops", "bytes accessed")}
-        reference = reference_memory(made) if with_reference else None
+        reference = reference_memory(made) if and_others else None
     else:
         found = costs.estimated_memory(made)
     flops = costs.step_flops(made, work.computed_tokens)
@@ -102,8 +92,9 @@ def plan(made: Program, work: Workload, where: Topology, *, with_reference: bool
     expected = costs.estimated_traffic(made, work.microbatches)
     sent = expected if traffic is None else sum(kind.sent for kind in traffic.values())
     times = roofline(where, flops=flops.total, memory_bytes=moved, sent_bytes=float(sent))
+    sampled = decoding(made, where) if and_others else None
     spent = time.monotonic() - started
-    return Plan(where, made, work, found, reference, traffic, flops, moved, float(sent), expected, times, counted, spent)
+    return Plan(where, made, work, found, reference, sampled, traffic, flops, moved, float(sent), expected, times, counted, spent)
 
 
 def largest_rows(config: Config, where: Topology, network: Any, found: data.TokenizedExamples, most: int = 64) -> int:
@@ -113,7 +104,7 @@ def largest_rows(config: Config, where: Topology, network: Any, found: data.Toke
         shards = config_shards(config, where)
         batch = dataclasses.replace(config.batch, rows=rows * shards, eval_rows=rows * shards)
         made, work = assemble(dataclasses.replace(config, batch=batch), where, network, found, "")
-        return plan(made, work, where, with_reference=False).fits
+        return plan(made, work, where, and_others=False).fits
 
     return bisect(fits, most)
 

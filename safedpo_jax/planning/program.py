@@ -101,7 +101,7 @@ def build(config: Config, network: Any, mesh: Mesh, batch: PairBatch, total_step
         model, adapter = _base(config, model, mesh), _adapter(config, model, mesh)
     kind = Forward if scorers.wanted(config) is None else ScoreForward
     compute = jnp.dtype(config.model.compute_dtype)
-    forward = kind.of(model, config.model.logps_chunk, compute, row_shards=sharding.row_shards(mesh), join=adapter and adapter.join)
+    forward = kind.of(model, config.model.logps_chunk, compute, mesh=mesh, join=adapter and adapter.join)
     frozen = model.params if adapter is not None else None
     if adapter is None and needs_reference(terms) and config.reference == "in_step":
         frozen = _cast(model.params, references.reference_dtype(config))

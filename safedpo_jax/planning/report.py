@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from safedpo_jax import models
+from safedpo_jax.planning.decoding import Decoding
 from safedpo_jax.planning.memory import Memory
 from safedpo_jax.planning.planner import Plan
 
@@ -18,6 +19,9 @@ def lines(plan: Plan) -> Iterator[str]:
     yield from _traffic(plan)
     yield ""
     yield from _speed(plan)
+    if plan.decoding is not None:
+        yield ""
+        yield from _decoding(plan.decoding, plan.topology.chip.memory_bytes)
 
 
 def _header(plan: Plan) -> Iterator[str]:
@@ -100,6 +104,14 @@ def _speed(plan: Plan) -> Iterator[str]:
         f"{duration(work.total_steps * times.seconds)} (schedule: {'steps' if config.steps is not None else f'{config.epochs:g} epochs'})"
     )
     yield f"  figures of the chip: {plan.topology.chip.source}"
+
+
+def _decoding(found: Decoding, capacity: int) -> Iterator[str]:
+    how = "compiled" if found.memory.compiled else "an estimate"
+    fits = "fits" if found.memory.total <= capacity else "DOES NOT FIT"
+    yield f"Sampling from the trained policy, {found.rows} prompts of {found.width} tokens, {found.new_tokens} new ones each:"
+    yield f"  memory of a chip, GiB             {found.memory.total / GIB:9.3f}   ({how}), keys and values {found.cache / GIB:.3f}: {fits}"
+    yield f"  at best {found.rows / found.seconds:,.0f} tokens/s, {1 / found.seconds:,.0f} for each row: bound by {found.bound}"
 
 
 def duration(seconds: float) -> str:

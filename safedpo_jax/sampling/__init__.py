@@ -5,7 +5,8 @@ from safedpo_jax.sampling.filters import top_k as top_k
 from safedpo_jax.sampling.filters import top_p as top_p
 from safedpo_jax.sampling.generate import Generation as Generation
 from safedpo_jax.sampling.generate import generate as generate
+from safedpo_jax.sampling.generate import program as program
 from safedpo_jax.sampling.text import Completion as Completion
 from safedpo_jax.sampling.text import generate_text as generate_text
 
-__all__ = ["Completion", "Generation", "filter_logits", "generate", "generate_text", "top_k", "top_p"]
+__all__ = ["Completion", "Generation", "filter_logits", "generate", "generate_text", "program", "top_k", "top_p"]

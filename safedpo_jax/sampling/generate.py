@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float32, Int32
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Array, Float32, Int32, UInt32
 
-from safedpo_jax import checks
+from safedpo_jax import checks, sharding
 from safedpo_jax.sampling import filters
 
 
@@ -39,6 +40,9 @@ def generate(
 ) -> Generation:
     """Continues a batch of prompts. Compiled once per (batch, prompt width, max_new_tokens, top_k, greedy or not, top_p or not).
 
+    Weights that lie on a mesh are used where they are, and the rows of the batch are split over its data axes if they divide. Several processes
+    all call this with the same arguments, and each gets the whole result.
+
     Args:
       model: has `init_cache(batch, length, dtype)` and `decode(params, tokens, positions, cache, logits_at=None) -> (logits, cache)`, where
         a token at position p lies in slot p of its row's cache, negative positions are not stored, and `logits_at` [b] asks for one row of
@@ -62,15 +66,53 @@ def generate(
     _check_prompts(prompts, lengths)
     ends = np.asarray([eos_ids] if isinstance(eos_ids, int) else list(eos_ids), np.int32)
     greedy, limit_mass = temperature == 0, top_p is not None and top_p < 1
-    return _compiled(model, max_new_tokens, greedy, top_k, limit_mass)(
+    mesh, key = _mesh(params), jax.random.key(0) if key is None else key
+    return _compiled(model, mesh, jax.random.key_impl(key), max_new_tokens, greedy, top_k, limit_mass)(
         params,
-        prompts,
-        lengths,
+        *(_split_rows(mesh, array) for array in (prompts, lengths)),
         ends,
-        jax.random.key(0) if key is None else key,
-        np.float32(1.0 if greedy else temperature),
-        np.float32(1.0 if top_p is None else top_p),
+        *(np.float32(value) for value in (1.0 if greedy else temperature, 1.0 if top_p is None else top_p)),
+        np.asarray(jax.random.key_data(key)),  # the same bits on every process and device
     )
+
+
+def program(model: Any, params: Any, rows: int, width: int, *, max_new_tokens: int) -> tuple[Any, tuple[Any, ...]]:
+    """What `generate` runs when it samples at a temperature, and what it is called with as shapes: for a planner to compile.
+
+    Args:
+      model: as in `generate`.
+      params: tree of jax.ShapeDtypeStruct that carry their shardings.
+      rows, width: of the prompts.
+      max_new_tokens: generated tokens at most.
+    """
+    mesh = _mesh(params)
+
+    def shape(size: tuple[int, ...], dtype: Any, by_row: bool = False) -> jax.ShapeDtypeStruct:
+        where = mesh and (_row_sharding(mesh, size[0]) if by_row else sharding.replicated(mesh))
+        return jax.ShapeDtypeStruct(size, dtype, sharding=where)
+
+    one, integer = shape((), np.float32), np.int32
+    key = jax.random.key_data(jax.random.key(0))
+    called = (params, shape((rows, width), integer, True), shape((rows,), integer, True), shape((1,), integer), one, one)
+    compiled = _compiled(model, mesh, jax.random.key_impl(jax.random.key(0)), max_new_tokens, False, None, False)
+    return compiled, (*called, shape(key.shape, key.dtype))
+
+
+def _mesh(params: Any) -> Mesh | None:
+    """Of the weights; None where they lie on a single device."""
+    where = getattr(jax.tree.leaves(params)[0], "sharding", None)
+    return where.mesh if isinstance(where, NamedSharding) and isinstance(where.mesh, Mesh) else None
+
+
+def _split_rows(mesh: Mesh | None, rows: np.ndarray) -> Any:
+    if mesh is None:
+        return rows
+    return jax.make_array_from_callback(rows.shape, _row_sharding(mesh, len(rows)), lambda index: rows[index])
+
+
+def _row_sharding(mesh: Mesh, rows: int) -> NamedSharding:
+    """Rows over the data axes, or everywhere if they do not divide."""
+    return sharding.replicated(mesh) if rows % sharding.row_shards(mesh) else sharding.batch_sharding(mesh)
 
 
 class _State(NamedTuple):
@@ -88,16 +130,18 @@ class _State(NamedTuple):
 _programs: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
 
 
-def _compiled(model: Any, *settings: Any) -> Any:
+def _compiled(model: Any, mesh: Mesh | None, *settings: Any) -> Any:
     """The jitted program of a model and static settings; it goes when the model goes, and keeps no weights alive."""
     programs = _programs.setdefault(model, {})
-    if settings not in programs:
-        programs[settings] = jax.jit(functools.partial(_generate, weakref.ref(model), *settings))
-    return programs[settings]
+    if (mesh, *settings) not in programs:
+        whole = None if mesh is None else sharding.replicated(mesh)
+        programs[mesh, *settings] = jax.jit(functools.partial(_generate, weakref.ref(model), *settings), out_shardings=whole)
+    return programs[mesh, *settings]
 
 
 def _generate(
     model_reference: Callable[[], Any],
+    key_kind: Any,
     max_new: int,
     greedy: bool,
     top_k: int | None,
@@ -106,11 +150,12 @@ def _generate(
     prompts: Int32[Array, "b t"],
     prompt_lengths: Int32[Array, " b"],
     eos_ids: Int32[Array, " e"],
-    key: jax.Array,
     temperature: Float32[Array, ""],
     top_p: Float32[Array, ""],
+    key_data: UInt32[Array, " k"],
 ) -> Generation:
     rows, width = prompts.shape
+    key = jax.random.wrap_key_data(key_data, impl=key_kind)
     model = model_reference()
 
     def choose(index: Any, logits: Any) -> Any:

@@ -7,6 +7,7 @@ from safedpo_jax.sharding.mesh import process_rows as process_rows
 from safedpo_jax.sharding.mesh import replicated as replicated
 from safedpo_jax.sharding.mesh import row_shards as row_shards
 from safedpo_jax.sharding.rules import Rules as Rules
+from safedpo_jax.sharding.rules import fit as fit
 from safedpo_jax.sharding.rules import match_rules as match_rules
 from safedpo_jax.sharding.rules import path_name as path_name
 from safedpo_jax.sharding.rules import sharding_for as sharding_for
@@ -24,6 +25,7 @@ __all__ = [
     "Rules",
     "batch_sharding",
     "fetch",
+    "fit",
     "local_rows",
     "make_mesh",
     "match_rules",

@@ -1,7 +1,7 @@
 """Plans a run before anything is paid for: python -m safedpo_jax.tools.plan --config configs/NAME.py --topology v5p:2x2x4 [--config.key=value ...]
 
-Compiles the run's own training step, and the pass that fills the reference cache, for a TPU slice on a machine that has none (libtpu, from the
-[tpu] extra), without a weight, and prints what a chip's memory holds, what a step computes and sends, and the least time it can take. For
+Compiles the run's own training step, the pass that fills the reference cache, and sampling, for a TPU slice on a machine that has none (libtpu, from
+the [tpu] extra), without a weight, and prints what a chip's memory holds, what a step computes and sends, and the least time it can take. For
 GPUs (h100:8) the same arithmetic without a compiler. No data and no model is needed:
 
   --preset NAME       a named architecture in place of model.path, its vocabulary as published

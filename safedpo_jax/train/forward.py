@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from safedpo_jax import losses
+from safedpo_jax import losses, sharding
 from safedpo_jax.structs import PairBatch, Params
 
 Logps = tuple[Any, Any]
@@ -20,8 +21,8 @@ class Forward(NamedTuple):
     head: Callable[..., Any]
     chunk_size: int
     compute_dtype: Any
-    row_shards: int = 1
-    """Devices over which the mesh spreads the rows of a batch (1 under pmap, where every device runs its own program)."""
+    mesh: Mesh | None = None
+    """Over which rows and weights are spread; None where every device runs its own program (pmap), or there is one."""
     logit_cap: float | None = None
     """Soft cap of the logits, see `models.Model.logit_cap`; None = no cap."""
     join: Callable[[Params, Params], Params] | None = None
@@ -53,14 +54,22 @@ class Forward(NamedTuple):
         hidden = self.hidden(params, *inputs) if shift is None else self.hidden(params, *inputs, shift)
         per_token = losses.token_logps(
             hidden,
-            self.head(params),
+            self.gathered_head(params),
             batch.targets,
             chunk_size=self.chunk_size,
             mask=batch.loss_mask,
-            row_shards=self.row_shards,
+            row_shards=1 if self.mesh is None else sharding.row_shards(self.mesh),
             soft_cap=self.logit_cap,
         )
         return losses.pair_sums(per_token if token_weights is None else per_token * token_weights, batch)
+
+    def gathered_head(self, params: Params) -> jax.Array:
+        """The head matrix [features, vocab], split over `tensor` alone: left to the compiler, `fsdp` gathers it anew for every chunk of positions."""
+        head = self.head(params)
+        if self.mesh is None:
+            return head
+        whole = sharding.fit(self.mesh, PartitionSpec(None, "tensor"), head.shape)
+        return jax.lax.with_sharding_constraint(head, NamedSharding(self.mesh, whole))
 
     def cast(self, params: Params) -> Params:
         """Weights in the compute dtype. Done once per step, outside the microbatch loop."""

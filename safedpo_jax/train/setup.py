@@ -109,9 +109,9 @@ def build(config: Config, cache_directory: storage.AnyPath, say: Say = print) ->
     if adapter is not None:
         trained, held = (models.parameter_count(tree) for tree in (adapter.start, models.abstract_params(model.config)))
         say(f"adapter: {trained:,} parameters trained, rank {adapter.lora.rank}, on a base of {held:,} ({config.lora.base})")
-    compute, rows = jnp.dtype(config.model.compute_dtype), sharding.row_shards(mesh)
+    compute = jnp.dtype(config.model.compute_dtype)
     kind = Forward if score_type is None else ScoreForward
-    forward = kind.of(model, config.model.logps_chunk, compute, row_shards=rows, join=adapter and adapter.join)
+    forward = kind.of(model, config.model.logps_chunk, compute, mesh=mesh, join=adapter and adapter.join)
     frozen, reference_id = None, ""
     if needs_reference(terms):
         examples, frozen, reference_id = join_reference(config, examples, model, forward, mesh, cache_directory, say)
@@ -122,7 +122,7 @@ def build(config: Config, cache_directory: storage.AnyPath, say: Say = print) ->
     optimizer = make_optimizer(config.optimizer, pipeline.total_steps)
     axis = PMAP_AXIS if config.mesh.pmap else None
     rate = schedule(config.optimizer, pipeline.total_steps)
-    per_device = forward._replace(row_shards=1) if config.mesh.pmap else forward
+    per_device = forward._replace(mesh=None) if config.mesh.pmap else forward
     terms = config_loss.terms(config.loss, pipeline.total_steps)
     step = make_train_step(per_device, terms, optimizer, rate, axis_name=axis)
     runner = (PmapRunner if config.mesh.pmap else MeshRunner)(step, mesh, adapters.rules(model))

@@ -88,6 +88,43 @@ def test_trips_come_from_the_condition_or_the_compilers_own_note_and_are_open_ot
     assert "add" not in module.runs()
 
 
+OVERLAPPED = """HloModule jit_step
+
+%starts.1 (p: bf16[2,6]) -> (bf16[2,6], bf16[8,6]) {
+  %p.1 = bf16[2,6]{1,0} parameter(0)
+  %all-gather.1 = bf16[8,6]{1,0} all-gather(%p.1), channel_id=5, replica_groups={{0,1,2,3}}, dimensions={0}, frontend_attributes={chain_id="2"}
+  ROOT %start = (bf16[2,6]{1,0}, bf16[8,6]{1,0}) custom-call(%all-gather.1), custom_call_target="AsyncCollectiveStart"
+}
+
+%async_collective_fusion.7 (p: bf16[2,6], q: bf16[8,6], r: f32[4,4]) -> (f32[4,4], bf16[8,6]) {
+  %p.2 = bf16[2,6]{1,0} parameter(0)
+  %r.2 = f32[4,4]{1,0} parameter(2)
+  %all-gather.2 = bf16[8,6]{1,0} all-gather(%p.2), channel_id=5, replica_groups={{0,1,2,3}}, dimensions={0}, frontend_attributes={chain_id="2"}
+  %work = f32[4,4]{1,0} multiply(%r.2, %r.2)
+  ROOT %on = (f32[4,4]{1,0}, bf16[8,6]{1,0}) tuple(%work, %all-gather.2)
+}
+
+%ends.1 (p: bf16[2,6], q: bf16[8,6]) -> bf16[8,6] {
+  %p.3 = bf16[2,6]{1,0} parameter(0)
+  %all-gather.3 = bf16[8,6]{1,0} all-gather(%p.3), channel_id=5, replica_groups={{0,1,2,3}}, dimensions={0}, frontend_attributes={chain_id="2"}
+  ROOT %done = bf16[8,6]{1,0} custom-call(%p.3, %all-gather.3), custom_call_target="AsyncCollectiveDone"
+}
+
+ENTRY %main (shard: bf16[2,6], other: f32[4,4]) -> bf16[8,6] {
+  %shard = bf16[2,6]{1,0} parameter(0)
+  %other = f32[4,4]{1,0} parameter(1)
+  %begun = (bf16[2,6]{1,0}, bf16[8,6]{1,0}) fusion(%shard), kind=kCustom, calls=%starts.1
+  %place = bf16[8,6]{1,0} get-tuple-element(%begun), index=1
+  %behind = (f32[4,4]{1,0}, bf16[8,6]{1,0}) fusion(%shard, %place, %other), kind=kOutput, calls=%async_collective_fusion.7
+  ROOT %whole = bf16[8,6]{1,0} fusion(%shard, %place), kind=kCustom, calls=%ends.1
+}
+"""
+
+
+def test_an_exchange_behind_other_work_is_counted_where_it_starts():
+    assert collectives(hlo.parse(OVERLAPPED), 4) == {"all-gather": (1.0, 8 * 6 * 2 * 3 / 4, 8 * 6 * 2 * 3 / 4)}
+
+
 @pytest.mark.parametrize(
     ("rest", "size"),
     [

@@ -11,7 +11,7 @@ import pytest
 
 from safedpo_jax import models
 
-from . import together, world
+from . import generating, together, world
 
 MIXED = {"mesh__data": 2, "mesh__fsdp": 2, "mesh__tensor": 2}
 CASES = {
@@ -110,6 +110,19 @@ def test_p41_a_killed_process_leaves_a_checkpoint_that_two_new_ones_continue(pro
     assert world.train(project, tmp_path / "whole", **SHORT | {"steps": total}) == 0
     assert [line["step"] for line in world.log(run) if "loss" in line] == list(range(1, total + 1))
     np.testing.assert_allclose(world.losses(run), world.losses(tmp_path / "whole"), rtol=1e-5)
+
+
+def test_every_process_gets_the_generations_of_one_device(project, tmp_path):
+    running = together.start(["-m", "tests.system.generating", str(project / "model"), str(tmp_path)], 2, tmp_path / "logs")
+    ended = together.wait(running)
+    assert [one.status for one in ended] == [0, 0], ended[0].output[-3000:]
+    expected = generating.generate(project / "model")
+    for process in range(2):
+        found = np.load(tmp_path / f"{process}.npz")
+        for number, part in enumerate(expected):
+            np.testing.assert_array_equal(found[f"{number}tokens"], part.tokens)
+            np.testing.assert_array_equal(found[f"{number}lengths"], part.lengths)
+            np.testing.assert_allclose(found[f"{number}logps"], part.logps, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("wrong", [0, 1])

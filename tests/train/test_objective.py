@@ -106,7 +106,7 @@ def test_p33_a_batch_objective_is_the_same_on_eight_devices(kind):
     batch = toy.pack(toy.pairs(13, seed=7), 2, 8, 16, 2)
     pmap = kind is PmapRunner
     step = make_train_step(
-        toy.forward()._replace(row_shards=1 if pmap else sharding.row_shards(mesh)),
+        toy.forward()._replace(mesh=None if pmap else mesh),
         [Term(SPREAD), Term(OBJECTIVES["sft"], {}, 0.5)],
         optimizer,
         schedule(CONFIG, 100),

@@ -23,9 +23,8 @@ STEPS = 2
 
 def make(kind, mesh):
     optimizer = make_optimizer(CONFIG, STEPS)
-    shards = 1 if kind is PmapRunner else sharding.row_shards(mesh)
     step = make_train_step(
-        toy.forward()._replace(row_shards=shards),
+        toy.forward()._replace(mesh=None if kind is PmapRunner else mesh),
         [losses.Term(losses.OBJECTIVES["safedpo"], {"beta": 0.5, "delta": 2.0})],
         optimizer,
         schedule(CONFIG, STEPS),
