@@ -40,7 +40,7 @@ $(VENV)/.notebooks: $(VENV)/.test
 	touch $@
 
 test: $(VENV)/.test ## Run the test suite (parity tests against torch excluded).
-	$(BIN)/python -m pytest -n $(JOBS) -m 'not parity'
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m 'not parity'
 
 notebooks: $(VENV)/.notebooks ## Execute the notebooks on the CPU; no file changes.
 	$(BIN)/python -m pytest -q tests/test_notebooks.py
@@ -53,7 +53,7 @@ lint: $(VENV)/.lint ## ruff, pyright, shellcheck.
 	$(BIN)/shellcheck .ci/run tpu_scripts/*.sh tpu_scripts/worker/*.sh tpu_scripts/env.sh.example
 
 parity: $(VENV)/.parity ## Compare models with Hugging Face torch on the CPU.
-	$(BIN)/python -m pytest -n $(JOBS) -m parity
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m parity
 
 clean: ## Remove the environment and caches.
 	rm -rf $(VENV) .pytest_cache .ruff_cache

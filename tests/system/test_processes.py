@@ -20,8 +20,8 @@ CASES = {
     "2 processes, tensor over both": (2, {"mesh__data": 1, "mesh__tensor": 8}),
     "4 processes, every axis, an adapter, cached reference": (4, MIXED | {"reference": "cached", "lora__rank": 4}),
 }
-UNEVEN = {"steps": 3, "batch__pairs": 7, "eval__every": 0, "checkpoint__every": 3, "checkpoint__keep_best": 0}
-"""Seven pairs do not divide over the processes: some hold one more than others."""
+UNEVEN = {"steps": None, "epochs": 0.7, "batch__pairs": 7, "eval__every": 0, "checkpoint__every": 3, "checkpoint__keep_best": 0}
+"""Steps of 7, 7 and 6 pairs, which the processes do not share evenly."""
 
 SHORT = {
     "steps": 1000,  # never reached: the run is stopped, and its end then moved to a few steps later

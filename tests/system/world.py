@@ -75,7 +75,7 @@ def make(folder):
 
 
 def arguments(folder, workdir, config="safedpo", **overrides):
-    """Flags of a 6-step run of 8 pairs; `loss__delta=2` becomes --config.loss.delta=2."""
+    """Flags of a 6-step run of 8 pairs; `loss__delta=2` becomes --config.loss.delta=2, `steps=None` leaves the flag out."""
     values = {
         "data__train": folder / "train.jsonl",
         "data__eval": folder / "test.jsonl",
@@ -92,7 +92,7 @@ def arguments(folder, workdir, config="safedpo", **overrides):
         "optimizer__learning_rate": 3e-3,
         "model__logps_chunk": 32,
     } | overrides
-    flags = [f"--config.{key.replace('__', '.')}={value}" for key, value in values.items()]
+    flags = [f"--config.{key.replace('__', '.')}={value}" for key, value in values.items() if value is not None]
     return [f"--config=configs/{config}.py", f"--workdir={workdir}", *flags]
 
 

@@ -137,10 +137,21 @@ def test_a_signal_to_the_loop_alone_lets_the_trainer_save_and_ends_the_loop(work
 
 def test_control_c_in_a_terminal_does_the_same(worker):
     """A terminal signals the whole process group."""
-    loop = subprocess.Popen([WORKER / "restart_loop.sh", *worker.trainer("wait", 0)], env=worker.environment, start_new_session=True)
+    command = [WORKER / "restart_loop.sh", *worker.trainer("wait", 0)]
+    before = signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # a suite in the background ignores it, and a shell cannot trap what it was told to ignore
+    try:
+        loop = subprocess.Popen(command, env=worker.environment, start_new_session=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
     worker.until(lambda: "trains" in worker.events)
     os.killpg(loop.pid, signal.SIGINT)
-    assert loop.wait(timeout=20) == 143
+    try:
+        assert loop.wait(timeout=20) == 143
+    finally:
+        loop.kill()
+        loop.wait()
     assert worker.events == ["trains", "saves", "saved"]
 
 

@@ -116,7 +116,8 @@ def test_one_config_a_folder(bucket, bucket_server):
         run_directory.prepare(f"{bucket}/run", CONFIG | {"seed": 1})
     run_directory.undo(new)
     assert names(bucket) == []
-    assert not run_directory.prepare(f"{bucket}/run", CONFIG, write=False).resumed
+    with pytest.raises(checks.UserError, match=r"gs://.*/run holds no config.json here"):
+        run_directory.prepare(f"{bucket}/run", CONFIG, write=False)
     assert names(bucket) == []
     atomic.write(storage.path(f"{bucket}/run/thesis.tex"), "...")
     with pytest.raises(checks.UserError, match=r"is not empty \(thesis.tex\)"):
