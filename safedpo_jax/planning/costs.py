@@ -123,7 +123,8 @@ def estimated_memory(program: Program) -> Memory:
 
 
 def estimated_traffic(program: Program, microbatches: float) -> float:
-    """Bytes that one chip sends in a step under fsdp and data parallelism: weights gathered for forward and backward, gradients scattered.
+    """Bytes that one chip sends in a step under fsdp and data parallelism: weights gathered once for every pass through the layers (forward, to
+    recompute, backward, reference), gradients scattered.
 
     A tensor axis adds four sums of a layer's features a pass, which are counted too.
     """
@@ -131,7 +132,8 @@ def estimated_traffic(program: Program, microbatches: float) -> float:
     size, tensor = jnp.dtype(program.config.model.compute_dtype).itemsize, mesh.shape["tensor"]
     fsdp, data = mesh.shape["fsdp"], mesh.shape["data"]
     trained = 0 if adapters.wanted(program.config) else weight_bytes(program) // size
-    gathers = 2 * weight_bytes(program) * (fsdp - 1) / fsdp
+    passes = step_flops(program, 1.0).passes - (0 if adapters.wanted(program.config) else 1)  # the backward one counts twice there
+    gathers = passes * weight_bytes(program) * (fsdp - 1) / fsdp
     scattered = 4 * trained * (fsdp - 1) / fsdp
     added = 2 * 4 * trained / fsdp * (data - 1) / data
     features = layer_inputs(program) / network.num_hidden_layers

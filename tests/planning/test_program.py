@@ -176,6 +176,22 @@ def test_a_refusal_is_read(message, total):
     assert memory.of_refusal(parts, message.replace("RESOURCE_EXHAUSTED", "INTERNAL")) is None
 
 
+@pytest.mark.parametrize(
+    ("overrides", "gathers", "scattered"),
+    [
+        ({"reference": "cached"}, 3, 1),  # forward, again to recompute, backward
+        ({"reference": "cached", "model__remat": "none"}, 2, 1),
+        ({}, 4, 1),  # and the reference's own weights
+        ({"lora__rank": 4}, 4, 0),
+    ],
+)
+def test_traffic_under_fsdp_is_weights_gathered_a_pass_and_gradients_scattered(overrides, gathers, scattered, project, tmp_path):
+    made, _ = planned(config_of(project, tmp_path, **{"mesh__data": 1, "mesh__fsdp": 8, "mesh__tensor": 1} | overrides))
+    count = sum(leaf.size for leaf in jax.tree.leaves(made.frozen if "lora__rank" in overrides else made.state.params))
+    expected = 3 * (gathers * 4 * count + scattered * 4 * count) * 7 / 8  # float32, three microbatches
+    assert costs.estimated_traffic(made, 3.0) == pytest.approx(expected)
+
+
 def test_bisection_finds_the_last_that_fits():
     for limit in range(10):
         tried = []
