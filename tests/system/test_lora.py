@@ -93,18 +93,6 @@ def test_a_run_does_not_go_on_with_another_base(project, lora_run, tmp_path, cap
     assert "its weights have changed" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "change", [{"reference": "cached"}, {"mesh__pmap": True}, {"batch__rows": 16}], ids=["cached", "pmap", "one-microbatch"]
-)
-def test_the_numbers_do_not_depend_on_how_it_is_run(project, lora_run, tmp_path, change):
-    if "reference" in change:
-        change["reference_cache"] = tmp_path / "cache"
-    assert world.train(project, tmp_path / "run", **LORA, **change) == 0
-    np.testing.assert_allclose(world.losses(tmp_path / "run"), world.losses(lora_run), rtol=1e-5)
-    for path, leaf in flatten(adapter_of(tmp_path / "run", project)[1]).items():
-        np.testing.assert_allclose(leaf, flatten(adapter_of(lora_run, project)[1])[path], rtol=1e-3, atol=1e-5, err_msg=path)
-
-
 @pytest.mark.parametrize("base", ["int8", "nf4"])
 def test_a_quantised_base_trains_resumes_and_exports(project, tmp_path, base):
     settings = LORA | {"lora__base": base, "steps": 4, "eval__every": 0}

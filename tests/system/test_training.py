@@ -51,12 +51,9 @@ def test_p26_first_loss_is_between_ln2_and_softplus_delta_as_the_mixed_share_say
 @pytest.mark.parametrize(
     ("name", "overrides"),
     [
-        ("fsdp", {"mesh__data": 1, "mesh__fsdp": 8}),
         ("data-fsdp-tensor", {"mesh__data": 2, "mesh__fsdp": 2, "mesh__tensor": 2}),
         ("pmap", {"mesh__pmap": True}),
-        ("more-rows", {"batch__rows": 16}),
         ("plain", {"batch__layout": "plain", "batch__rows": 16}),
-        ("cached", {"reference": "cached"}),
         ("no-remat", {"model__remat": "none"}),
     ],
 )
