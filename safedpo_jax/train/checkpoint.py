@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from safedpo_jax import checks, storage
-from safedpo_jax.train import checkpoint_checks, checkpoint_errors, retention
+from safedpo_jax.train import checkpoint_checks, checkpoint_errors, processes, retention
 
 _log = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ class Checkpoints:
             except Exception as error:
                 state = data = run = None
                 failure = checkpoint_errors.failure(storage.path(self.directory / str(step)), error)
-            failure = checkpoint_errors.agree(failure)
+            failure = processes.agree(failure)
             checkpoint_errors.raise_if_unreached(f"{self.directory}/{step}", failure)
             if not failure:
                 return Restored(step, state, data, run["metadata"], self._set_aside(failures, step))  # pyright: ignore
@@ -233,7 +233,7 @@ class Checkpoints:
                     storage.remove_tree(storage.path(target))
                     storage.rename_folder(storage.path(self.directory / str(step)), storage.path(target))
         if failures:
-            checkpoint_errors.agree("")  # every process sees the new names
+            processes.agree("")  # every process sees the new names
             self._manager.reload()
         return tuple(notes)
 

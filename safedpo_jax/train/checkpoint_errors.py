@@ -1,9 +1,6 @@
-"""Errors around checkpoints: which ones are the storage's, one sentence for them, and agreement between processes."""
+"""Errors around checkpoints: which ones are the storage's, and one sentence for them."""
 
 from typing import Any
-
-import jax
-import numpy as np
 
 from safedpo_jax import checks, storage
 
@@ -67,14 +64,3 @@ def sentence(doing: str, directory: Any, error: Exception, kept: str) -> str:
 def brief(error: Exception) -> str:
     """The message of an error on one line, without TensorStore's dump of its configuration."""
     return " ".join(str(error).split("[tensorstore_spec")[0].split("[source locations")[0].split())[:240]
-
-
-def agree(failure: str) -> str:
-    """The failure of the first process that has one; an empty string if none has. Every process must call it."""
-    if jax.process_count() == 1:
-        return failure
-    from jax.experimental import multihost_utils
-
-    mine = np.frombuffer(failure.encode()[:300].ljust(300, b"\0"), np.uint8)
-    everyone = np.asarray(multihost_utils.process_allgather(mine))
-    return next((text for text in (bytes(row).rstrip(b"\0").decode(errors="replace") for row in everyone) if text), "")
