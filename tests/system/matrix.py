@@ -29,6 +29,7 @@ ACCUMULATIONS = {"1": {"batch__rows": 16}, "2": {"batch__rows": 8}}
 STEPS = 5
 COMMON = {
     "steps": STEPS,
+    "data__eval": "",
     "batch__pairs": 14,
     "batch__row_length": 160,  # one pair a row: fourteen rows, in one microbatch or in two
     "optimizer__learning_rate": 1e-2,

@@ -51,7 +51,6 @@ def test_p26_first_loss_is_between_ln2_and_softplus_delta_as_the_mixed_share_say
 @pytest.mark.parametrize(
     ("name", "overrides"),
     [
-        ("data-fsdp-tensor", {"mesh__data": 2, "mesh__fsdp": 2, "mesh__tensor": 2}),
         ("pmap", {"mesh__pmap": True}),
         ("plain", {"batch__layout": "plain", "batch__rows": 16}),
         ("no-remat", {"model__remat": "none"}),
