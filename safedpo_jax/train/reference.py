@@ -164,5 +164,7 @@ def _keys(examples: TokenizedExamples) -> list[bytes]:
 
 def logps_function(forward: Forward, place: Callable[[PairBatch, int], PairBatch], reference: Params) -> LogpsFunction:
     """batch -> (chosen, rejected) log-probs under `reference`, forward only."""
-    run = jax.jit(forward.logps)
+    # Rows stay where they are: left to the compiler, a process might be given others than those it read.
+    rows = None if forward.mesh is None else sharding.batch_sharding(forward.mesh)
+    run = jax.jit(forward.logps, out_shardings=rows)
     return lambda batch: run(reference, place(batch, 0))
