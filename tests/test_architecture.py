@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "safedpo_jax"
 FLOORS = {
-    "structs": 0, "checks": 0,
+    "structs": 0, "checks": 0, "chips": 0,
     "storage": 0.5,
     "losses": 1, "models": 1, "sharding": 1, "data": 1, "worlds": 1, "constraints": 1,
     "evals": 2, "sampling": 2, "config": 2, "config_checks": 2, "config_loss": 2, "config_command_line": 2, "command": 2, "cluster": 2,

@@ -11,7 +11,7 @@ from safedpo_jax.models.mlp import ACTIVATIONS
 from safedpo_jax.models.norms import STYLES as NORM_STYLES
 from safedpo_jax.models.rope import Rope
 
-REMAT = ("none", "full")
+REMAT = ("none", "dots", "full")
 NORM_PLACES = ("before", "after", "both")
 QK_NORMS = ("none", "head", "projection")
 
@@ -21,7 +21,8 @@ class ModelOptions:
     """How a model is run; has no effect on its numbers beyond rounding.
 
     Attributes:
-      remat: `full` recomputes every layer's activations in the backward pass, `none` keeps them.
+      remat: what the backward pass computes again. `full`: all of every layer; `dots`: all but the products with weights (attention scores, norms,
+        activation functions), which costs little time and saves most memory on long rows; `none`: nothing.
       attention: `auto`, `einsum` or `jax`, see `attention.attend`.
       activations: where [rows, time, features] lie on a mesh, to say that rows are split; they must then divide over the devices. None
         leaves it to the compiler, which follows the embedding table: under fsdp it splits features, and every device computes all rows.

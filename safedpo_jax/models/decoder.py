@@ -70,8 +70,9 @@ class Decoder(nnx.Module):
 
             return nnx.merge(graph, params)(inputs, view.rotation, attend)
 
-        if self.options.remat == "full":
-            layer = jax.checkpoint(layer, prevent_cse=False)  # inside a scan nothing can be merged across iterations
+        if self.options.remat != "none":
+            kept = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if self.options.remat == "dots" else None
+            layer = jax.checkpoint(layer, prevent_cse=False, policy=kept)  # inside a scan nothing can be merged across iterations
         embedded = self._embedded(tokens, positions)
         inputs = embedded if shift is None else embedded + shift.astype(embedded.dtype)
         if self.options.activations is not None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from safedpo_jax.planning.costs import layer_inputs, layer_work
+from safedpo_jax.planning.costs import layer_inputs, layer_products, layer_work
 from safedpo_jax.planning.memory import arguments, shard_bytes
 from safedpo_jax.planning.program import Program
 from safedpo_jax.sharding import row_shards
@@ -28,7 +28,11 @@ def knobs(program: Program) -> list[Knob]:
     config, mesh, network = program.config, program.mesh, program.network
     parts, found = arguments(program), []
     if config.model.remat == "none":
+        kept = network.num_hidden_layers * layer_products(program)
+        found.append(Knob("model.remat=dots", float(layer_work(program) * (network.num_hidden_layers - 1) - kept)))
         found.append(Knob("model.remat=full", float(layer_work(program) * (network.num_hidden_layers - 1))))
+    elif config.model.remat == "dots":
+        found.append(Knob("model.remat=full", float(network.num_hidden_layers * layer_products(program))))
     whole = mesh.size
     if mesh.shape["data"] > 1:
         state = parts.parameters + parts.optimizer + parts.frozen

@@ -50,7 +50,8 @@ def step_flops(program: Program, tokens: float) -> Flops:
     scores = 4.0 * network.num_hidden_layers * network.num_attention_heads * network.head_dim * row * tokens
     head = 2.0 * network.hidden_size * network.vocab_size * tokens * (2.0 + backward + extra)
     # Attention has no weights: its backward pass is whole under an adapter too.
-    return Flops(layers * passes, scores * (passes + (2.0 - backward)), head, passes)
+    again = 1.0 if config.model.remat == "dots" else 0.0  # scores are no product with a weight
+    return Flops(layers * passes, scores * (passes + (2.0 - backward) + again), head, passes)
 
 
 def layer_weights(params: Any) -> int:
@@ -93,14 +94,23 @@ def layer_inputs(program: Program) -> int:
 
 
 def layer_work(program: Program) -> int:
-    """Bytes on one chip of what one layer makes of its input and its backward pass reads: projections, the MLP's three, two score matrices."""
+    """Bytes on one chip of what one layer makes of its input and its backward pass reads: products, the MLP's third, norms, two score matrices."""
     network, tensor = program.network, program.mesh.shape["tensor"]
     rows, length = program.batch.tokens.shape[-2:]
     tokens = -(-rows // row_shards(program.mesh)) * length
     size = jnp.dtype(program.config.model.compute_dtype).itemsize
-    heads = network.head_dim * (2 * network.num_attention_heads + 2 * network.num_key_value_heads) + 3 * network.intermediate_size
+    mixed = network.head_dim * network.num_attention_heads + network.intermediate_size
     scores = 2 * 4 * network.num_attention_heads * length
-    return tokens * (size * (6 * network.hidden_size + heads // tensor) + scores // tensor)
+    return layer_products(program) + tokens * (size * (4 * network.hidden_size + mixed // tensor) + scores // tensor)
+
+
+def layer_products(program: Program) -> int:
+    """Bytes on one chip of one layer's products with weights: what `remat=dots` keeps of it."""
+    network, tensor = program.network, program.mesh.shape["tensor"]
+    rows, length = program.batch.tokens.shape[-2:]
+    size = jnp.dtype(program.config.model.compute_dtype).itemsize
+    split = network.head_dim * (network.num_attention_heads + 2 * network.num_key_value_heads) + 2 * network.intermediate_size
+    return -(-rows // row_shards(program.mesh)) * length * size * (2 * network.hidden_size + split // tensor)
 
 
 def estimated_memory(program: Program) -> Memory:
@@ -111,7 +121,8 @@ def estimated_memory(program: Program) -> Memory:
     size = jnp.dtype(config.model.compute_dtype).itemsize
     copies = trained * (4 + size + (size if config.model.compute_dtype != config.model.param_dtype else 0))
     layers = network.num_hidden_layers
-    activations = layer_inputs(program) + layer_work(program) * (1 if config.model.remat == "full" else layers)
+    kept = {"full": 0, "dots": layers * layer_products(program), "none": (layers - 1) * layer_work(program)}[config.model.remat]
+    activations = layer_inputs(program) + layer_work(program) + kept
     gathered = 2 * weight_bytes(program) // layers
     rows, length = program.batch.tokens.shape[-2:]
     chunk = min(config.model.logps_chunk, length) * -(-rows // row_shards(mesh))

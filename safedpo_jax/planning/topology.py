@@ -10,7 +10,7 @@ import re
 from typing import Any, NamedTuple
 
 from safedpo_jax import checks
-from safedpo_jax.planning.chips import CHIPS, Chip
+from safedpo_jax.chips import CHIPS, Chip
 
 SHAPES = {
     2: ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from safedpo_jax import losses
 from safedpo_jax.losses import Term, Total
 from safedpo_jax.losses.reduction import accumulation_dtype
-from safedpo_jax.structs import PADDING, PairBatch, Params
+from safedpo_jax.structs import PairBatch, Params
+from safedpo_jax.train.accounting import counts
 from safedpo_jax.train.forward import Forward, Logps
 from safedpo_jax.train.objective import Sums, anchor_logps, loss_sums, needs_reference, policy_logps
 
@@ -149,12 +150,3 @@ def used_microbatches(batch: PairBatch) -> jax.Array:
     count = batch.weight.shape[0]
     used = jnp.any(batch.weight.reshape(count, -1) > 0, axis=1)
     return jnp.max(jnp.where(used, jnp.arange(1, count + 1, dtype=jnp.int32), 0))
-
-
-def counts(batch: PairBatch) -> dict[str, Total]:
-    """`tokens`: (real tokens, tokens computed), whose ratio is the useful share of the rows; `examples`: (examples, 1)."""
-    real = jnp.sum(batch.segments != PADDING).astype(jnp.float32)
-    return {
-        "tokens": Total(real, jnp.full((), batch.segments.size, jnp.float32)),
-        "examples": Total(jnp.sum(batch.weight > 0).astype(jnp.float32), jnp.ones((), jnp.float32)),
-    }

@@ -62,11 +62,11 @@ def _train(run: Run, directory: RunDirectory, saved: Checkpoints, stop: Stop) ->
     if saved.steps():
         run.drop_start()
     restored = saved.restore_latest(abstract, expected={"reference": run.reference_id})
-    step, meter = 0, Meter()
+    step, meter = 0, Meter(accounting=run.accounting)
     if restored is None:
         state = run.first_state()
     else:
-        state, step, meter = runner.to_run(restored.state), restored.step, Meter(restored.metadata["counters"])
+        state, step, meter = runner.to_run(restored.state), restored.step, Meter(restored.metadata["counters"], run.accounting)
         batches.set_state(restored.data)
         processes.say("\n".join([*restored.notes, f"continuing from step {step}"]))
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from safedpo_jax.losses import Total
+from safedpo_jax.train.accounting import Accounting
 
 
 class Meter:
@@ -13,9 +14,11 @@ class Meter:
 
     Args:
       counters: `state()` of the run this one continues, or None.
+      accounting: turns counts into FLOP/s and utilisation; None leaves them out.
     """
 
-    def __init__(self, counters: dict[str, int | float] | None = None):
+    def __init__(self, counters: dict[str, int | float] | None = None, accounting: Accounting | None = None):
+        self._accounting = accounting
         self._pending: list[dict[str, Total]] = []
         self._seconds = 0.0
         self._counters = {"tokens": 0, "examples": 0, "seconds": 0.0} | (counters or {})
@@ -43,7 +46,8 @@ class Meter:
                 entry = sums.setdefault(name, [0.0, 0.0])
                 entry[0] += float(total.total)
                 entry[1] += float(total.weight)
-        real, computed = sums.pop("tokens", [0.0, 0.0])
+        counted = {name: Total(*sums.pop(name, (0.0, 0.0))) for name in ("tokens", "attended", "scored")}
+        real, computed = counted["tokens"]
         examples = sums.pop("examples", [0.0, 0.0])[0]
         seconds, self._seconds, self._pending = max(self._seconds, 1e-9), 0.0, []
         self._counters["tokens"] += int(real)
@@ -56,6 +60,7 @@ class Meter:
                 "seconds_per_step": seconds / len(steps),
                 "padding": 1 - real / max(computed, 1.0),
             }
+            line |= self._accounting.rates(**counted, seconds=seconds) if self._accounting is not None else {}
         return line | {"tokens": self._counters["tokens"], "examples": self._counters["examples"]}
 
     def state(self) -> dict[str, Any]:

@@ -122,7 +122,7 @@ class Nowhere:
 
 
 def describe(metrics: Mapping[str, Any]) -> str:
-    """`loss 0.6931, 12.3k tokens/s, padding 18%`, from whichever of the three are there."""
+    """`loss 0.6931, 12.3k tokens/s, padding 18%, MFU 41%`, from whichever of them are there."""
     parts = []
     if metrics.get("loss") is not None:
         parts.append(f"loss {float(metrics['loss']):.4f}")
@@ -130,6 +130,8 @@ def describe(metrics: Mapping[str, Any]) -> str:
         parts.append(f"{count(float(metrics['tokens_per_second']))} tokens/s")
     if metrics.get("padding") is not None:
         parts.append(f"padding {100 * float(metrics['padding']):.0f}%")
+    if metrics.get("mfu") is not None:
+        parts.append(f"MFU {100 * float(metrics['mfu']):.0f}%")
     return ", ".join(parts)
 
 

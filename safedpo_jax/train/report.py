@@ -97,6 +97,11 @@ def _run_table(records: Sequence[Mapping[str, Any]], wall_seconds: float) -> str
         rows["Real tokens per second (median)"] = count(statistics.median(speeds))
     if paddings:
         rows["Padding (median)"] = f"{100 * statistics.median(paddings):.1f} %"
+    used, busy = (curves.series(records, name)[1] for name in ("mfu", "mfu_all_tokens"))
+    if used:
+        rows["Model FLOP/s utilisation (median)"] = (
+            f"{100 * statistics.median(used):.1f} %, with padding {100 * statistics.median(busy):.1f} %"
+        )
     tokens = curves.series(records, "tokens")[1]
     if tokens:
         rows["Real tokens trained on"] = count(tokens[-1])

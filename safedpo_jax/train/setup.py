@@ -14,6 +14,7 @@ from safedpo_jax.config import Config
 from safedpo_jax.structs import Params
 from safedpo_jax.train import adapters, batches, processes, scorers
 from safedpo_jax.train import reference as references
+from safedpo_jax.train.accounting import Accounting, accounting
 from safedpo_jax.train.adapters import Adapter
 from safedpo_jax.train.evaluate import by_source, evaluate, with_total
 from safedpo_jax.train.examples import Examples, load_examples
@@ -48,6 +49,8 @@ class Run:
     """The objectives whose sum is minimised."""
     optimizer: optax.GradientTransformation
     runner: MeshRunner
+    accounting: Accounting
+    """What a step costs, and what the devices could do."""
     eval_sums: Callable[..., Any]
     """(params, reference, batch, duals) -> metric totals."""
 
@@ -133,7 +136,9 @@ def build(config: Config, cache_directory: storage.AnyPath, say: Say = print) ->
         last = losses.at_step(terms, pipeline.total_steps, duals)
         return make_eval_sums(forward, last)(forward.cast(params), frozen, batch, groups)
 
-    return Run(config, examples, pipeline, model, adapter, frozen, reference_id, terms, optimizer, runner, eval_sums)
+    in_step = needs_reference(terms) and config.reference == "in_step"
+    cost = accounting(model.config, mesh.devices.flat, adapter=adapter is not None, reference_in_step=in_step)
+    return Run(config, examples, pipeline, model, adapter, frozen, reference_id, terms, optimizer, runner, cost, eval_sums)
 
 
 def join_reference(

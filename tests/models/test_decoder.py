@@ -1,5 +1,7 @@
 """The network against a float64 numpy one written with plain loops, and the promises about its trees, dtypes and compile time."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,9 +46,10 @@ def test_shift_is_added_to_what_enters_the_first_layer(any_model):
     np.testing.assert_allclose(shifted, any_model.hidden(any_model.params, other), atol=2e-5)
 
 
-def test_remat_changes_neither_values_nor_gradients(plain_or_windowed):
+@pytest.mark.parametrize("remat", ["dots", "full"])
+def test_remat_changes_neither_values_nor_gradients(plain_or_windowed, remat):
     model = plain_or_windowed
-    saved = models.Model(model.config, model.params, models.ModelOptions(remat="full"))
+    saved = models.Model(model.config, model.params, models.ModelOptions(remat=remat))
 
     def loss(model, params):
         return (model.apply(params, TOKENS) ** 2).mean()
@@ -55,6 +58,24 @@ def test_remat_changes_neither_values_nor_gradients(plain_or_windowed):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), plain, again)
     text = str(jax.make_jaxpr(jax.grad(lambda params: loss(saved, params)))(model.params))
     assert "remat" in text or "checkpoint" in text
+
+
+@pytest.mark.usefixtures("optimised")
+def test_remat_trades_memory_for_work():
+    """`dots` keeps no score matrix [heads, time, time] of any layer; `full` keeps no more than the layers' inputs."""
+    config = dataclasses.replace(models.preset("tiny"), num_hidden_layers=8)
+    tokens, params = jax.ShapeDtypeStruct((1, 512), np.int32), models.abstract_params(config)
+
+    def temporary(remat):
+        model = models.Model(config, {}, models.ModelOptions(remat=remat))
+        program = jax.jit(jax.grad(lambda params, tokens: model.hidden(params, tokens).sum())).lower(params, tokens).compile()
+        return program.memory_analysis().temp_size_in_bytes
+
+    none, dots, full = map(temporary, ("none", "dots", "full"))
+    scores = 4 * config.num_attention_heads * 512 * 512
+    assert none - dots > 7 * scores
+    products = 4 * 512 * (2 * config.hidden_size + 2 * config.intermediate_size)
+    assert dots - full > 6 * products
 
 
 @pytest.mark.parametrize("name", ["llama-biases", "qwen3", "gemma3"])

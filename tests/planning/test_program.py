@@ -140,14 +140,23 @@ def test_advice_comes_in_order_with_the_bytes_it_saves():
     made, _ = small(**{"model.remat": "none", "reference": "in_step", "batch.rows": 32, "mesh.data": 4, "mesh.fsdp": 2})
     found = advice.knobs(made)
     names = [knob.change.split("=")[0].split(" ")[0] for knob in found]
-    assert names == ["model.remat", "mesh.data", "mesh.tensor", "reference", "optimizer.moment_dtype", "batch.rows", "lora.rank"]
+    assert names == [
+        "model.remat",
+        "model.remat",
+        "mesh.data",
+        "mesh.tensor",
+        "reference",
+        "optimizer.moment_dtype",
+        "batch.rows",
+        "lora.rank",
+    ]
     parts, saved = memory.arguments(made), {name: knob.saved for name, knob in zip(names, found, strict=True)}
     assert saved["mesh.data"] == 0.75 * (parts.parameters + parts.optimizer + parts.frozen)
     assert saved["reference"] == parts.frozen
     assert saved["optimizer.moment_dtype"] == parts.parameters / 2
     text = advice.sentence(made, 3.5 * 2**30, 2.0 * 2**30)
     assert text.startswith(
-        "It does not fit: a chip needs 3.50 GiB and has 2.00 GiB, 1.50 GiB too little; try, in this order: model.remat=full (saves "
+        "It does not fit: a chip needs 3.50 GiB and has 2.00 GiB, 1.50 GiB too little; try, in this order: model.remat=dots (saves "
     )
     bare, _ = small(
         **{"lora.rank": 4, "optimizer.moment_dtype": "bfloat16", "mesh.data": 1, "mesh.fsdp": 4, "mesh.tensor": 2, "batch.rows": 4}

@@ -3,8 +3,8 @@
 import pytest
 
 from safedpo_jax.checks import UsageError, UserError
+from safedpo_jax.chips import CHIPS
 from safedpo_jax.planning import topology
-from safedpo_jax.planning.chips import CHIPS
 from safedpo_jax.planning.roofline import Roofline, roofline
 
 

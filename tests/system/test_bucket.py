@@ -22,7 +22,7 @@ from . import world
 def log(workdir):
     """`world.log` of a run in a bucket."""
     lines = writers.read_jsonl(f"{workdir}/metrics.jsonl")
-    return [{key: value for key, value in line.items() if key not in ("tokens_per_second", "seconds_per_step")} for line in lines]
+    return [world.without_clock(line) for line in lines]
 
 
 def fetch(folder, target):

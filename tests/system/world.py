@@ -101,10 +101,15 @@ def train(folder, workdir, config="safedpo", **overrides):
     return main.main(arguments(folder, workdir, config, **overrides))
 
 
+def without_clock(line):
+    """A line of the metrics log without what depends on the speed of the machine."""
+    return {key: value for key, value in line.items() if key not in ("tokens_per_second", "seconds_per_step", "tflops_per_second")}
+
+
 def log(workdir):
     """Lines of the metrics log without what depends on the clock."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key not in ("tokens_per_second", "seconds_per_step")} for line in lines]
+    return [without_clock(line) for line in lines]
 
 
 def losses(workdir):

@@ -22,6 +22,8 @@ def write_log(directory, steps=200, sft=False):
                 "loss": 4 - 3 * share + 0.2 * rng.normal(),
                 "tokens_per_second": 1000.0 + step,
                 "padding": 0.2,
+                "mfu": 0.4,
+                "mfu_all_tokens": 0.5,
                 "tokens": step * 1000,
             }
             names = ["nll"] if sft else ["rewards/accuracies", "accuracy/safe_wins", "accuracy/helpful"]

@@ -45,6 +45,17 @@ class Chip(NamedTuple):
             closed = [all(closed)] * len(shape)
         return self.link_bandwidth * sum(2 if ring else 1 for size, ring in zip(shape, closed, strict=True) if size > 1)
 
+    @classmethod
+    def of_device(cls, kind: str) -> "Chip | None":
+        """The chip that JAX calls `kind` (`device.device_kind`); None for one that is not in the table, such as a CPU."""
+        return next((CHIPS[name] for start, name in KINDS if kind.startswith(start)), None)
+
+
+KINDS = (
+    *(("TPU v4", "v4"), ("TPU v5 lite", "v5e"), ("TPU v5e", "v5e"), ("TPU v5", "v5p"), ("TPU v6 lite", "v6e"), ("TPU v6e", "v6e")),
+    *(("NVIDIA A100-SXM4-80GB", "a100-80g"), ("NVIDIA H100 80GB HBM3", "h100"), ("NVIDIA H200", "h200")),
+)
+"""(beginning of a device kind, chip), the first that fits; SXM boards alone, since others run slower."""
 
 _TPU = "https://docs.cloud.google.com/tpu/docs/"
 _BOOK = "https://jax-ml.github.io/scaling-book/tpus/ (bytes/s of a link)"
