@@ -15,7 +15,17 @@ os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import jax
+import jaxtyping
 import pytest
+
+PACKAGE = Path(__file__).parents[1] / "safedpo_jax"
+ABOUT_ARRAYS = [
+    ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts)
+    for file in sorted(PACKAGE.rglob("*.py"))
+    if "jaxtyping" in file.read_text(encoding="utf-8")
+]
+"""Modules whose annotations name shapes: every call of theirs is checked. On text the same checks take ten times the time of the work itself."""
+jaxtyping.install_import_hook(ABOUT_ARRAYS, "beartype.beartype")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")

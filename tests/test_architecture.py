@@ -5,7 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
+import jaxtyping
 import pytest
+
+from safedpo_jax import losses
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "safedpo_jax"
@@ -92,3 +96,9 @@ def test_light_imports_stay_light(module, forbidden):
     code = f"import sys, {module}; print([name for name in {forbidden!r} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert result.stdout.strip() == "[]"
+
+
+def test_shapes_in_annotations_are_checked_while_the_suite_runs():
+    token_logps, features = losses.token_logps, jnp.zeros((1, 2, 3))
+    with pytest.raises(jaxtyping.TypeCheckError, match="targets"):
+        token_logps(features, jnp.zeros((3, 4)), jnp.zeros((1, 5), int), chunk_size=2)
