@@ -10,14 +10,14 @@ import argparse
 import datetime
 import json
 import math
-import os
-import platform
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from hardware import machine
 
 RESULTS = Path(__file__).with_suffix(".md")
 HEADER = """# Loading a checkpoint
@@ -86,13 +86,6 @@ def load(dtype: str, directory: Path) -> dict[str, float]:
     status = Path("/proc/self/status").read_text()
     (peak,) = (int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
     return {"seconds": seconds, "peak": peak}
-
-
-def machine() -> str:
-    """CPU, cores and memory in words."""
-    cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
-    memory = int(Path("/proc/meminfo").read_text().split()[1]) / 2**20
-    return f"{cpu or platform.machine()}, {len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB"
 
 
 def main() -> None:

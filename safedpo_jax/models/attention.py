@@ -1,4 +1,4 @@
-"""Who sees whom, and the attention itself: the one place that chooses an implementation per backend."""
+"""Who sees whom, and attention under any mask. `attention_splash.refusal` says where a kernel takes its place."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,10 @@ from safedpo_jax import checks
 from safedpo_jax.models.precision import at_least_float32
 from safedpo_jax.structs import PROMPT, ROLES
 
-IMPLEMENTATIONS = ("auto", "einsum", "jax")
+MASKED = ("auto", "einsum", "jax")
+"""Implementations that take any mask."""
+IMPLEMENTATIONS = (*MASKED, "splash")
+"""Implementations of a model's attention, see `config.ModelOptions`."""
 
 
 def segment_mask(segments: Integer[Array, "b t"]) -> Bool[Array, "b t t"]:
@@ -41,12 +44,14 @@ def attend(
     mask: Bool[Array, "#b t s"],
     *,
     implementation: str = "auto",
+    platform: str | None = None,
     scale: float | None = None,
     soft_cap: float | None = None,
 ) -> Float[Array, "b t heads d"]:
-    """Grouped-query attention: query head h reads key/value head h // (heads / kv_heads). Softmax in float32.
+    """Grouped-query attention under any mask: query head h reads key/value head h // (heads / kv_heads). Softmax in float32.
 
-    A query that sees no key gets the mean of all values: finite, and of no use to anyone.
+    Scores of all queries and keys are in memory. It can be differentiated any number of times. A query that sees no key gets the mean of
+    all values: finite, and of no use to anyone.
 
     Args:
       query: queries, rotary embedding applied. A multiple of the number of key/value heads.
@@ -55,15 +60,16 @@ def attend(
       mask: True where query t may look at key s.
       implementation: `einsum`; `jax` for jax.nn.dot_product_attention; `auto` takes einsum on CPU, where it is the faster one, and
         under a soft cap, else jax.
+      platform: for what the program is made; None = JAX's default backend.
       scale: factor on the products of queries and keys; None = d ** -0.5.
       soft_cap: scores become soft_cap * tanh(scores / soft_cap) before the mask (arXiv:2408.00118, section 2); None = no cap.
 
     Raises:
       UsageError: an unknown implementation, or `jax` under a soft cap, which it does not have.
     """
-    checks.one_of("The attention implementation", implementation, IMPLEMENTATIONS)
+    checks.one_of("The attention implementation", implementation, MASKED)
     if implementation == "auto":
-        implementation = "einsum" if soft_cap is not None or jax.default_backend() == "cpu" else "jax"
+        implementation = "einsum" if soft_cap is not None or (platform or jax.default_backend()) == "cpu" else "jax"
     if implementation == "jax" and soft_cap is not None:
         raise checks.UsageError("The attention implementation 'jax' has no soft cap, and this model has one; use 'auto' or 'einsum'.")
     if implementation == "jax":

@@ -23,9 +23,13 @@ class ModelOptions:
     Attributes:
       remat: what the backward pass computes again. `full`: all of every layer; `dots`: all but the products with weights (attention scores, norms,
         activation functions), which costs little time and saves most memory on long rows; `none`: nothing.
-      attention: `auto`, `einsum` or `jax`, see `attention.attend`.
+      attention: `einsum` or `jax`, see `attention.attend`; `splash`, a kernel for TPUs, see `attention_splash`; `auto` takes `splash` for
+        whole rows where `attention_splash.refusal` has nothing against it (a TPU, rows of a multiple of 128 tokens, heads of 64, 128 or
+        256 dimensions, no sliding window, no `shift` of the embeddings, by which one differentiates twice), and else what is best of the
+        others. Asked for by name where it cannot run, `splash` is an error; steps on a cache never use it.
       activations: where [rows, time, features] lie on a mesh, to say that rows are split; they must then divide over the devices. None
         leaves it to the compiler, which follows the embedding table: under fsdp it splits features, and every device computes all rows.
+        It also says for which devices the program is, None = JAX's default ones.
     """
 
     remat: str = "none"

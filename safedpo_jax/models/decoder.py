@@ -1,5 +1,6 @@
 """The decoder: embedding, scanned layers, final norm, head. Every family of `families` is a setting of it."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Integer
 
 from safedpo_jax import checks
-from safedpo_jax.models import attention, views
+from safedpo_jax.models import attention, attention_spans, attention_splash, rope, views
 from safedpo_jax.models.block import Block, norm_of
 from safedpo_jax.models.config import DecoderConfig, ModelOptions
 from safedpo_jax.models.layers import Embed, Linear
@@ -53,12 +54,57 @@ class Decoder(nnx.Module):
         segments: Integer[Array, "b t"] | None,
         shift: Float[Array, "b t f"] | None,
     ) -> Float[Array, "b t f"]:
-        """Features after the final norm, of whole rows; `shift` is added to what enters the first layer."""
+        """Features after the final norm, of whole rows; `shift` is added to what enters the first layer.
+
+        Who passes a shift differentiates by it, and by the parameters after that: attention is then one with a second derivative.
+        """
         if positions is None and segments is None:
             check_length(self.config, tokens.shape[1])
+        if self._by_kernel(tokens, shift):
+            return self._hidden_by_kernel(tokens, positions, segments)
         mask = attention.causal_mask(tokens.shape[1]) if segments is None else attention.segment_mask(segments)
         positions = attention.visible_before(mask) if positions is None else positions
-        seen = views.views(self.config, mask, positions, positions)
+        return self._through_layers(tokens, positions, shift, views.views(self.config, mask, positions, positions), self._attend)
+
+    def _by_kernel(self, tokens: Integer[Array, "b t"], shift: Any) -> bool:
+        """Whether whole rows go through the kernel.
+
+        Raises:
+          UsageError: `ModelOptions.attention` asks for it, and it cannot run.
+        """
+        if self.options.attention not in ("auto", "splash"):
+            return False
+        why_not = attention_splash.refusal(
+            self.options.activations,
+            rows=tokens.shape[0],
+            time=tokens.shape[1],
+            kv_heads=self.config.num_key_value_heads,
+            head_size=self.config.head_dim,
+            dtype=self.embed.embedding.dtype,
+            local_layers=self.config.sliding_window is not None,
+            differentiated_twice=shift is not None,
+        )
+        if why_not is not None and self.options.attention == "splash":
+            raise checks.UsageError(f"The attention implementation 'splash' cannot run here: {why_not}. Use 'auto'.")
+        return why_not is None
+
+    def _hidden_by_kernel(
+        self, tokens: Integer[Array, "b t"], positions: Integer[Array, "b t"] | None, segments: Integer[Array, "b t"] | None
+    ) -> Float[Array, "b t f"]:
+        """`hidden` in the order that the kernel wants."""
+        row = attention_spans.causal(*tokens.shape) if segments is None else attention_spans.arrange(segments)
+        positions = row.spans.others if positions is None else row.arranged(positions)
+        turns = None if self.config.learned_positions else rope.rotation(self.config.rope, self.config.head_dim, positions)
+        scale, cap = self.config.attention_scale, self.config.attn_logit_softcapping
+
+        def attend(query: Any, key: Any, value: Any, spans: Any) -> Any:
+            return attention_splash.attend(query, key, value, spans, activations=self.options.activations, scale=scale, soft_cap=cap)
+
+        seen = views.Views(views.View(row.spans, turns), None)
+        return row.restored(self._through_layers(row.arranged(tokens), positions, None, seen, attend))
+
+    def _through_layers(self, tokens: Any, positions: Any, shift: Any, seen: views.Views, how: Callable[..., Any]) -> Any:
+        """Embedding, layers and final norm; `how` is (query, key, value, mask of the view) -> mixed values."""
         graph, stacked = nnx.split(self.layers)
 
         def layer(inputs: Any, scanned: Any) -> tuple[Any, None]:
@@ -66,7 +112,7 @@ class Decoder(nnx.Module):
             view = seen.of(local)
 
             def attend(query: Any, key: Any, value: Any) -> tuple[Any, None]:
-                return self._attend(query, key, value, view.mask), None
+                return how(query, key, value, view.mask), None
 
             return nnx.merge(graph, params)(inputs, view.rotation, attend)
 
@@ -119,7 +165,9 @@ class Decoder(nnx.Module):
 
     def _attend(self, query: Any, key: Any, value: Any, mask: Any) -> Any:
         scale, cap = self.config.attention_scale, self.config.attn_logit_softcapping
-        return attention.attend(query, key, value, mask, implementation=self.options.attention, scale=scale, soft_cap=cap)
+        implementation = "auto" if self.options.attention == "splash" else self.options.attention  # a cache: a few queries, any mask
+        where = attention_splash.platform(self.options.activations)
+        return attention.attend(query, key, value, mask, implementation=implementation, platform=where, scale=scale, soft_cap=cap)
 
 
 def check_length(config: DecoderConfig, length: int) -> None:

@@ -59,8 +59,7 @@ def assemble(config: Config, where: Topology, network: Any, found: data.Tokenize
     """
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, devices=topology.devices(where))
     work = workload.workload(config, found, config_loss.terms(config.loss), mesh, origin)
-    attention = program.attention_for(network)
-    return program.build(config, network, mesh, work.batch, work.total_steps, attention=attention), work
+    return program.build(config, network, mesh, work.batch, work.total_steps), work
 
 
 def reference_memory(made: Program) -> Memory | None:

@@ -74,7 +74,7 @@ def architecture(config: Config) -> Any:
     return models.read_config(config.model.path)
 
 
-def build(config: Config, network: Any, mesh: Mesh, batch: PairBatch, total_steps: int, *, attention: str = "auto") -> Program:
+def build(config: Config, network: Any, mesh: Mesh, batch: PairBatch, total_steps: int) -> Program:
     """The step of a run on a mesh, as `train.setup.build` would make it.
 
     Args:
@@ -83,8 +83,6 @@ def build(config: Config, network: Any, mesh: Mesh, batch: PairBatch, total_step
       mesh: of real devices, or of those that `topology.devices` describes.
       batch: abstract, [micro, rows, ...], from `workload`.
       total_steps: length of the run, which the schedules read.
-      attention: implementation of `models.attention.attend`. Its "auto" asks for JAX's default backend, which is the CPU in a planner: pass
-        what the device would choose (`attention_for`).
     Raises:
       UsageError: `mesh.pmap` is set, or `lora.path`, whose adapter would have to be read.
     """
@@ -95,7 +93,7 @@ def build(config: Config, network: Any, mesh: Mesh, batch: PairBatch, total_step
     if config.lora.path:
         raise UsageError("lora.path cannot be planned: set lora.path= and its rank and targets as lora.rank and lora.targets.")
     terms = config_loss.terms(config.loss, total_steps)
-    model = _model(config, network, mesh, attention)
+    model = _model(config, network, mesh)
     adapter = None
     if adapters.wanted(config):
         model, adapter = _base(config, model, mesh), _adapter(config, model, mesh)
@@ -113,14 +111,9 @@ def build(config: Config, network: Any, mesh: Mesh, batch: PairBatch, total_step
     return Program(config, network, mesh, forward, runner, state, frozen, batch, terms)
 
 
-def attention_for(network: Any) -> str:
-    """What `attend` chooses on an accelerator."""
-    return "auto" if network.attn_logit_softcapping is not None else "jax"
-
-
-def _model(config: Config, network: Any, mesh: Mesh, attention: str) -> Any:
+def _model(config: Config, network: Any, mesh: Mesh) -> Any:
     dtype = jnp.dtype(config.model.compute_dtype if adapters.wanted(config) else config.model.param_dtype)
-    options, score_type = weights.run_options(config, mesh, attention=attention), scorers.wanted(config)
+    options, score_type = weights.run_options(config, mesh), scorers.wanted(config)
     if score_type is None:
         model = models.Model(network, models.abstract_params(network, dtype), options)
     else:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array, Float32, Int32, UInt32
+from jaxtyping import Array, Bool, Float32, Int32, UInt32
 
 from safedpo_jax import checks, sharding
 from safedpo_jax.sampling import filters
@@ -46,7 +46,7 @@ def generate(
     Args:
       model: has `init_cache(batch, length, dtype)` and `decode(params, tokens, positions, cache, logits_at=None) -> (logits, cache)`, where
         a token at position p lies in slot p of its row's cache, negative positions are not stored, and `logits_at` [b] asks for one row of
-        logits only.
+        logits only. A cache is a tree of arrays; of a shorter one each array is the beginning of that of a longer one.
       params: the weights, in the dtype to compute in.
       prompts: int32 [b, t], each row's tokens first, padding behind them; the padding's ids do not matter.
       prompt_lengths: int32 [b], at least 1.
@@ -115,16 +115,16 @@ def _row_sharding(mesh: Mesh, rows: int) -> NamedSharding:
     return sharding.replicated(mesh) if rows % sharding.row_shards(mesh) else sharding.batch_sharding(mesh)
 
 
-class _State(NamedTuple):
-    """Carry of the loop; `logits` predict token `index` of every row."""
+class _Written(NamedTuple):
+    """What has been chosen so far."""
 
-    index: Int32[Array, ""]
-    logits: Float32[Array, "b v"]
-    done: Any
+    count: Int32[Array, ""]
+    """Tokens of every row, ended ones included."""
+    last: Int32[Array, " b"]
+    done: Bool[Array, " b"]
     tokens: Int32[Array, "b max_new"]
     logps: Float32[Array, "b max_new"]
     lengths: Int32[Array, " b"]
-    cache: Any
 
 
 _programs: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
@@ -165,42 +165,45 @@ def _generate(
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.fold_in(key, index), jnp.arange(rows))
         return jax.vmap(jax.random.categorical)(keys, allowed).astype(jnp.int32)
 
-    def step(state: _State) -> _State:
-        chosen = choose(state.index, state.logits)
-        logp = jnp.take_along_axis(jax.nn.log_softmax(state.logits, axis=-1), chosen[:, None], axis=-1)[:, 0]
-        token = jnp.where(state.done, 0, chosen)
-        done = state.done | (token[:, None] == eos_ids[None, :]).any(axis=-1)
-        lengths = state.lengths + (~state.done).astype(jnp.int32)
-        positions = jnp.where(state.done, -1, prompt_lengths + state.index)
-        logits, cache = model.decode(params, token[:, None], positions[:, None], state.cache)
-        return _State(
-            state.index + 1,
-            logits[:, 0].astype(jnp.float32),
-            done,
-            state.tokens.at[:, state.index].set(token),
-            state.logps.at[:, state.index].set(jnp.where(state.done, 0.0, logp)),
-            lengths,
-            cache,
+    def write(so_far: _Written, logits: Any) -> _Written:
+        logits = logits[:, 0].astype(jnp.float32)
+        chosen = choose(so_far.count, logits)
+        logp = jnp.take_along_axis(logits, chosen[:, None], axis=-1)[:, 0] - jax.nn.logsumexp(logits, axis=-1)
+        token = jnp.where(so_far.done, 0, chosen)
+        return _Written(
+            so_far.count + 1,
+            token,
+            so_far.done | (token[:, None] == eos_ids[None, :]).any(axis=-1),
+            so_far.tokens.at[:, so_far.count].set(token),
+            so_far.logps.at[:, so_far.count].set(jnp.where(so_far.done, 0.0, logp)),
+            so_far.lengths + (~so_far.done).astype(jnp.int32),
         )
+
+    def step(state: tuple[_Written, Any]) -> tuple[_Written, Any]:
+        so_far, cache = state
+        positions = jnp.where(so_far.done, -1, prompt_lengths + so_far.count - 1)
+        logits, cache = model.decode(params, so_far.last[:, None], positions[:, None], cache)
+        return write(so_far, logits), cache
+
+    def unfinished(state: tuple[_Written, Any]) -> Any:
+        return (state[0].count < max_new) & ~state[0].done.all()
 
     columns = jnp.arange(width, dtype=jnp.int32)[None, :]
     positions = jnp.where(columns < prompt_lengths[:, None], columns, -1)
     floats = [leaf for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.floating)]  # not the codes of quantised kernels
     dtype = max(floats, key=lambda leaf: leaf.size).dtype
-    cache = model.init_cache(rows, width + max_new, dtype)
-    logits, cache = model.decode(params, prompts, positions, cache, logits_at=prompt_lengths - 1)
-    empty = jnp.zeros((rows, max_new), jnp.int32)
-    state = _State(
-        jnp.int32(0),
-        logits[:, 0].astype(jnp.float32),
-        jnp.zeros(rows, bool),
-        empty,
-        empty.astype(jnp.float32),
-        jnp.zeros(rows, jnp.int32),
-        cache,
-    )
-    state = jax.lax.while_loop(lambda state: (state.index < max_new) & ~state.done.all(), step, state)
-    return Generation(state.tokens, state.lengths, state.logps)
+    # The prompts see a cache of their own width: in the whole one each of their queries would be multiplied with slots that are empty yet.
+    logits, cache = model.decode(params, prompts, positions, model.init_cache(rows, width, dtype), logits_at=prompt_lengths - 1)
+    cache = jax.tree.map(_at_the_beginning, model.init_cache(rows, width + max_new, dtype), cache)
+    integers, floats = jnp.zeros((rows, max_new), jnp.int32), jnp.zeros((rows, max_new), jnp.float32)
+    nothing = jnp.zeros(rows, jnp.int32)
+    written = write(_Written(jnp.int32(0), nothing, nothing > 0, integers, floats, nothing), logits)
+    written, _ = jax.lax.while_loop(unfinished, step, (written, cache))
+    return Generation(written.tokens, written.lengths, written.logps)
+
+
+def _at_the_beginning(large: Array, small: Array) -> Array:
+    return jax.lax.dynamic_update_slice(large, small, (0,) * large.ndim)
 
 
 def _check_settings(max_new_tokens: int, key: Any, temperature: float, top_k: int | None, top_p: float | None) -> None:

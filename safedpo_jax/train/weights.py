@@ -52,10 +52,10 @@ def architecture(config: Config, directory: str, tokenizer: Any) -> Any:
     return found
 
 
-def run_options(config: Config, mesh: Any, **settings: Any) -> models.ModelOptions:
-    """How the run's models are run: rows split over the mesh, whatever the weights are split by; `settings` are further fields."""
+def run_options(config: Config, mesh: Any) -> models.ModelOptions:
+    """How the run's models are run: rows split over the mesh, whatever the weights are split by."""
     rows = None if config.mesh.pmap else sharding.batch_sharding(mesh)  # under pmap every device has a program of its own
-    return models.ModelOptions(remat=config.model.remat, activations=rows, **settings)
+    return models.ModelOptions(remat=config.model.remat, activations=rows)
 
 
 def load_model(config: Config, directory: str, tokenizer: Any, mesh: Any, say: Say) -> models.Model:

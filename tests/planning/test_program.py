@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import pytest
 
 from safedpo_jax import config_command_line, models, sharding
@@ -29,12 +28,12 @@ def config_of(project, tmp_path, **overrides):
     return config_command_line.parse(["plan", *flags])[0]
 
 
-def planned(config, attention="auto"):
+def planned(config):
     network = program.architecture(config)
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     terms = planner.config_loss.terms(config.loss)
     work = workload.workload(config, workload.read(config, terms), terms, mesh, "")
-    return program.build(config, network, mesh, work.batch, work.total_steps, attention=attention), work
+    return program.build(config, network, mesh, work.batch, work.total_steps), work
 
 
 def described(tree):
@@ -217,9 +216,3 @@ def test_what_cannot_be_planned_is_refused(project, tmp_path):
     gone = dataclasses.replace(config, model=dataclasses.replace(config.model, path="nowhere"))
     with pytest.raises(UserError, match=r"model\.path='nowhere' is not a directory here; .*--preset NAME.*llama2-7b"):
         program.architecture(gone)
-
-
-def test_a_tpus_choice_of_attention_is_made_for_it():
-    assert program.attention_for(models.preset("llama2-7b")) == "jax"
-    assert program.attention_for(models.preset("gemma2-2b")) == "auto"  # a soft cap: einsum on every backend
-    assert jnp.dtype("bfloat16").itemsize == 2

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from safedpo_jax import checks, sampling
+from safedpo_jax import checks, models, sampling
+from safedpo_jax.planning import hlo
 
 sys.path.insert(0, str(Path(__file__).parent))
 from toy_model import VOCAB, ToyModel, forward, log_softmax, make_params
@@ -115,7 +116,42 @@ def test_the_loop_ends_early_when_all_rows_are_done():
     tokens, lengths = padded(PROMPTS)
     sampling.generate(model, params, tokens, lengths, max_new_tokens=50, eos_ids=0).tokens.block_until_ready()
     jax.effects_barrier()
-    assert calls == [4, 1]  # the prompts, and the one step that found every row done
+    assert calls == [4]  # the prompts alone: they predict the token that ends every row
+
+
+def test_n_tokens_take_the_prompts_and_n_less_one_steps_and_the_prompts_see_no_empty_slots():
+    """The last token is never run through the model, and the pass over the prompts has a cache of their width."""
+    calls = []
+
+    class Counting(ToyModel):
+        def decode(self, params, tokens, positions, cache, *, logits_at=None):
+            shape = tokens.shape[1], cache[0].shape[1]
+            jax.debug.callback(lambda _: calls.append(shape), positions)
+            return super().decode(params, tokens, positions, cache, logits_at=logits_at)
+
+    tokens, lengths = padded(PROMPTS)
+    sampling.generate(Counting(), PARAMS, tokens, lengths, max_new_tokens=5, eos_ids=()).tokens.block_until_ready()
+    jax.effects_barrier()
+    assert calls == [(4, 4), *[(1, 9)] * 4]
+
+
+@pytest.mark.parametrize("name", ["toy", "tiny"])
+def test_no_step_copies_the_cache(name):
+    """The loop carries the cache, and the compiled step writes a token into it where it lies; nothing else of its size is made."""
+    rows, width, new = 4, 64, 192
+    if name == "toy":
+        model, params = ToyModel(), PARAMS
+    else:
+        config = models.preset(name)
+        model, params = models.Model(config, {}), models.abstract_params(config)
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+    jitted, called = sampling.program(model, shapes, rows, width, max_new_tokens=new)
+    module = hlo.parse(jitted.lower(*called).compile().as_text())
+    sizes = ",".join(map(str, jax.eval_shape(lambda: model.init_cache(rows, width + new, jnp.float32))[0].shape))
+    each_step = [name for name, times in module.runs(float(new)).items() if times >= new - 1]
+    made = [line.opcode for name in each_step for line in module.computations[name] if line.shape.startswith(f"f32[{sizes}]")]
+    assert "scatter" in made, made
+    assert "copy" not in made, made
 
 
 def test_temperature_samples_the_tempered_distribution():
@@ -217,7 +253,6 @@ def test_a_model_is_not_kept_alive():
 
 @pytest.mark.parametrize("name", ["tiny", "tiny-gemma2"])
 def test_a_real_model_samples_what_its_full_forward_says(name):
-    models = pytest.importorskip("safedpo_jax.models")
     model = models.create(models.preset(name), jax.random.key(0))
     params = jax.tree.map(lambda leaf: leaf * 3, model.params)  # away from the uniform distribution
     vocab = model.config.vocab_size
