@@ -13,6 +13,9 @@ MASKED = ("auto", "einsum", "jax")
 IMPLEMENTATIONS = (*MASKED, "splash")
 """Implementations of a model's attention, see `config.ModelOptions`."""
 
+BLOCK, MOST_BLOCKS = 128, 8
+"""Queries that einsum takes at once with the keys up to their last, and how many times at most: of 8 blocks, 9/16 of all products remain."""
+
 
 def segment_mask(segments: Integer[Array, "b t"]) -> Bool[Array, "b t t"]:
     """Visibility [row, query, key] in packed rows, from segment codes (see `safedpo_jax.structs`).
@@ -45,6 +48,7 @@ def attend(
     *,
     implementation: str = "auto",
     platform: str | None = None,
+    causal: bool = False,
     scale: float | None = None,
     soft_cap: float | None = None,
 ) -> Float[Array, "b t heads d"]:
@@ -61,6 +65,8 @@ def attend(
       implementation: `einsum`; `jax` for jax.nn.dot_product_attention; `auto` takes einsum on CPU, where it is the faster one, and
         under a soft cap, else jax.
       platform: for what the program is made; None = JAX's default backend.
+      causal: a promise that the mask shows no query t a key after t: einsum then leaves out most of those products. Of a query that sees
+        no key, the mean is then that of some values.
       scale: factor on the products of queries and keys; None = d ** -0.5.
       soft_cap: scores become soft_cap * tanh(scores / soft_cap) before the mask (arXiv:2408.00118, section 2); None = no cap.
 
@@ -74,7 +80,16 @@ def attend(
         raise checks.UsageError("The attention implementation 'jax' has no soft cap, and this model has one; use 'auto' or 'einsum'.")
     if implementation == "jax":
         return jax.nn.dot_product_attention(query, key, value, mask=mask[:, None], scale=scale)
-    return _einsum(query, key, value, mask, query.shape[-1] ** -0.5 if scale is None else scale, soft_cap)
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    time = query.shape[1]
+    block = max(BLOCK, -(-time // MOST_BLOCKS)) if causal else time
+    if block >= time:
+        return _einsum(query, key, value, mask, scale, soft_cap)
+    parts = []
+    for start in range(0, time, block):
+        own, seen = slice(start, start + block), slice(min(start + block, time))
+        parts.append(_einsum(query[:, own], key[:, seen], value[:, seen], mask[:, own, seen], scale, soft_cap))
+    return jnp.concatenate(parts, axis=1)
 
 
 def _einsum(

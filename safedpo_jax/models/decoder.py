@@ -64,7 +64,7 @@ class Decoder(nnx.Module):
             return self._hidden_by_kernel(tokens, positions, segments)
         mask = attention.causal_mask(tokens.shape[1]) if segments is None else attention.segment_mask(segments)
         positions = attention.visible_before(mask) if positions is None else positions
-        return self._through_layers(tokens, positions, shift, views.views(self.config, mask, positions, positions), self._attend)
+        return self._through_layers(tokens, positions, shift, views.views(self.config, mask, positions, positions), self._attend_earlier)
 
     def _by_kernel(self, tokens: Integer[Array, "b t"], shift: Any) -> bool:
         """Whether whole rows go through the kernel.
@@ -163,11 +163,17 @@ class Decoder(nnx.Module):
             embedded += self.positions(jnp.maximum(positions, 0))  # those of padding may be negative
         return embedded
 
-    def _attend(self, query: Any, key: Any, value: Any, mask: Any) -> Any:
+    def _attend_earlier(self, query: Any, key: Any, value: Any, mask: Any) -> Any:
+        """Within whole rows, where no key is later than its queries."""
+        return self._attend(query, key, value, mask, causal=True)
+
+    def _attend(self, query: Any, key: Any, value: Any, mask: Any, causal: bool = False) -> Any:
         scale, cap = self.config.attention_scale, self.config.attn_logit_softcapping
         implementation = "auto" if self.options.attention == "splash" else self.options.attention  # a cache: a few queries, any mask
         where = attention_splash.platform(self.options.activations)
-        return attention.attend(query, key, value, mask, implementation=implementation, platform=where, scale=scale, soft_cap=cap)
+        return attention.attend(
+            query, key, value, mask, implementation=implementation, platform=where, causal=causal, scale=scale, soft_cap=cap
+        )
 
 
 def check_length(config: DecoderConfig, length: int) -> None:

@@ -114,6 +114,35 @@ def test_soft_cap(monkeypatch):
         attention.attend(*inputs(), implementation="jax", soft_cap=0.7)
 
 
+@pytest.mark.parametrize("cap", [None, 3.0])
+@pytest.mark.parametrize("time", [128, 129, 300, 1100])
+def test_leaving_out_what_is_later_changes_no_number(time, cap):
+    keys = jax.random.split(jax.random.key(time), 4)
+    query, key, value = (jax.random.normal(k, (2, time, heads, 4)) for k, heads in zip(keys, (4, 2, 2), strict=False))
+    segments = jnp.repeat(jnp.asarray([[P0, C0, R0, P1, R1, PADDING], [P0, C0, P1, C1, R1, PADDING]]), -(-time // 6), axis=1)[:, :time]
+    mask, weights = attention.segment_mask(segments), jax.random.normal(keys[3], query.shape)
+
+    def scalar(query, key, value, causal):
+        mixed = attention.attend(query, key, value, mask, implementation="einsum", causal=causal, soft_cap=cap)
+        return jnp.sum(mixed * weights), mixed
+
+    (_, whole), slopes = jax.value_and_grad(scalar, (0, 1, 2), has_aux=True)(query, key, value, False)
+    (_, mixed), own = jax.value_and_grad(scalar, (0, 1, 2), has_aux=True)(query, key, value, True)
+    np.testing.assert_allclose(mixed, whole, atol=2e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), own, slopes)
+
+
+@pytest.mark.usefixtures("optimised")
+def test_what_is_later_is_not_computed():
+    shapes = [jax.ShapeDtypeStruct((1, 1024, 2, 64), np.float32)] * 3 + [jax.ShapeDtypeStruct((1, 1024, 1024), np.bool_)]
+
+    def flops(causal):
+        program = jax.jit(lambda *arrays: attention.attend(*arrays, implementation="einsum", causal=causal)).lower(*shapes).compile()
+        return program.cost_analysis()["flops"]
+
+    assert flops(True) / flops(False) == pytest.approx(9 / 16, rel=0.05)
+
+
 def test_unknown_implementation_is_named():
     with pytest.raises(checks.UsageError, match=r"einsum.*did you mean 'einsum'"):
         attention.attend(*inputs(), implementation="einsums")

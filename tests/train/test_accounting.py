@@ -53,7 +53,7 @@ def test_a_score_models_head_costs_nothing():
 @pytest.mark.parametrize("kind", ["cached", "in-step", "adapter"])
 def test_they_are_what_xla_counts_when_nothing_is_padded_masked_or_recomputed(kind):
     """A full row, one layer and one chunk: what is computed is the square of the scores and, in the backward pass, the head once more."""
-    rows, length = 2, 256
+    rows, length = 2, 128  # longer rows leave out products with what is later
     model = models.Model(WIDE, {}, models.ModelOptions(remat="none", attention="einsum"))
     forward = Forward.of(model, length, jnp.float32)
     params = models.abstract_params(WIDE)
