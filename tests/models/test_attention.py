@@ -115,7 +115,7 @@ def test_soft_cap(monkeypatch):
 
 
 @pytest.mark.parametrize("cap", [None, 3.0])
-@pytest.mark.parametrize("time", [128, 129, 300, 1100])
+@pytest.mark.parametrize("time", [128, 129, 300])
 def test_leaving_out_what_is_later_changes_no_number(time, cap):
     keys = jax.random.split(jax.random.key(time), 4)
     query, key, value = (jax.random.normal(k, (2, time, heads, 4)) for k, heads in zip(keys, (4, 2, 2), strict=False))

@@ -63,7 +63,7 @@ def test_remat_changes_neither_values_nor_gradients(plain_or_windowed, remat):
 @pytest.mark.usefixtures("optimised")
 def test_remat_trades_memory_for_work():
     """`dots` keeps no score matrix [heads, time, time] of any layer; `full` keeps no more than the layers' inputs."""
-    config = dataclasses.replace(models.preset("tiny"), num_hidden_layers=8)
+    config = dataclasses.replace(models.preset("tiny"), num_hidden_layers=4)
     tokens, params = jax.ShapeDtypeStruct((1, 512), np.int32), models.abstract_params(config)
 
     def temporary(remat):
@@ -73,9 +73,9 @@ def test_remat_trades_memory_for_work():
 
     none, dots, full = map(temporary, ("none", "dots", "full"))
     scores = 4 * config.num_attention_heads * 512 * 512
-    assert none - dots > 7 * scores
+    assert none - dots > 3 * scores
     products = 4 * 512 * (2 * config.hidden_size + 2 * config.intermediate_size)
-    assert dots - full > 6 * products
+    assert dots - full > 3 * products
 
 
 @pytest.mark.parametrize("name", ["llama-biases", "qwen3", "gemma3"])

@@ -116,6 +116,10 @@ def numpy_cost_loss(tree, items, regularization):
     return float(np.mean(values))
 
 
+PER_LAYOUT = ("tokens", "attended", "scored", "examples")
+"""Counts whose second number says how much a layout computes."""
+
+
 def run(batch, kind=None, mesh=None, steps=2, name="cost_model", hyper=None):
     """(parameters, metrics of each step) after some steps: on one device, or a runner on a mesh."""
     optimizer = make_optimizer(CONFIG, 10)
@@ -128,7 +132,8 @@ def run(batch, kind=None, mesh=None, steps=2, name="cost_model", hyper=None):
     state, log = runner.to_run(runner.create(params, optimizer, 0)), []
     for _ in range(steps):
         state, metrics = runner.step(state, None, batch)
-        log.append(jax.device_get({name: losses.mean(total) for name, total in metrics.items() if name not in ("tokens", "examples")}))
+        values = {name: losses.mean(total) for name, total in metrics.items() if name not in PER_LAYOUT}
+        log.append(jax.device_get(values))
     return jax.device_get(runner.to_save(state).params), log
 
 
