@@ -80,15 +80,15 @@ def attend(
         raise checks.UsageError("The attention implementation 'jax' has no soft cap, and this model has one; use 'auto' or 'einsum'.")
     if implementation == "jax":
         return jax.nn.dot_product_attention(query, key, value, mask=mask[:, None], scale=scale)
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    factor = query.shape[-1] ** -0.5 if scale is None else scale
     time = query.shape[1]
     block = max(BLOCK, -(-time // MOST_BLOCKS)) if causal else time
     if block >= time:
-        return _einsum(query, key, value, mask, scale, soft_cap)
+        return _einsum(query, key, value, mask, factor, soft_cap)
     parts = []
     for start in range(0, time, block):
         own, seen = slice(start, start + block), slice(min(start + block, time))
-        parts.append(_einsum(query[:, own], key[:, seen], value[:, seen], mask[:, own, seen], scale, soft_cap))
+        parts.append(_einsum(query[:, own], key[:, seen], value[:, seen], mask[:, own, seen], factor, soft_cap))
     return jnp.concatenate(parts, axis=1)
 
 
