@@ -7,6 +7,11 @@ Most of the suite's time is compilation, so programs are compiled with little ef
 import os
 from pathlib import Path
 
+import jaxlib
+
+# Programs in one piece, and by the older emitters where there are two kinds: half the time to compile.
+EMITTERS = "xla_cpu_use_fusion_emitters" if jaxlib.__version__.startswith("0.10.") else None
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_parallel_codegen_split_count=1" + (f" --{EMITTERS}=false" if EMITTERS else ""))
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
@@ -66,13 +71,13 @@ def bucket(bucket_server):
 
 @pytest.fixture
 def optimised():
-    """Programs are compiled as for a user, and not read from a cache."""
+    """Programs are compiled with all passes, and not read from a cache. Options for who reads their instructions: those of a user's program."""
     settings = {"jax_disable_most_optimizations": False, "jax_enable_compilation_cache": False}
     before = {name: jax.config.values[name] for name in settings}
     jax.clear_caches()
     for name, value in settings.items():
         jax.config.update(name, value)
-    yield
+    yield {EMITTERS: True} if EMITTERS else {}
     for name, value in before.items():
         jax.config.update(name, value)
     jax.clear_caches()

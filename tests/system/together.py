@@ -27,7 +27,7 @@ def start(command, count, logs, devices=DEVICES, folders=None):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | {
+    environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices // count),
         "JAX_CPU_ENABLE_ASYNC_DISPATCH": "0",
