@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Integer
 
 from safedpo_jax import checks
@@ -14,12 +15,25 @@ from safedpo_jax.models.block import Block, norm_of
 from safedpo_jax.models.config import DecoderConfig, ModelOptions
 from safedpo_jax.models.layers import Embed, Linear
 
+_LAYER_INPUT = "layer_input"
+_KEPT = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": None,
+    "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[], names_which_can_be_offloaded=[_LAYER_INPUT], offload_src="device", offload_dst="pinned_host"
+    ),
+}
+"""What a layer's backward pass finds besides its weights, by `ModelOptions.remat`; None = its inputs alone."""
+
 
 class Cache(NamedTuple):
-    """Keys and values of the tokens decoded so far; a token of position p lies in slot p of its row."""
+    """Keys and values of the tokens decoded so far; a token of position p lies in slot p of its row.
 
-    key: Float[Array, "layers b length kv_heads d"]
-    value: Float[Array, "layers b length kv_heads d"]
+    Heads before slots: the products of a step then read a layer as it lies, where slots before heads cost a transposed copy of each layer.
+    """
+
+    key: Float[Array, "layers b kv_heads length d"]
+    value: Float[Array, "layers b kv_heads length d"]
     written: Bool[Array, "b length"]
 
 
@@ -109,7 +123,7 @@ class Decoder(nnx.Module):
 
         def layer(inputs: Any, scanned: Any) -> tuple[Any, None]:
             params, local = scanned
-            view = seen.of(local)
+            view, inputs = seen.of(local), checkpoint_name(inputs, _LAYER_INPUT)
 
             def attend(query: Any, key: Any, value: Any) -> tuple[Any, None]:
                 return how(query, key, value, view.mask), None
@@ -117,8 +131,7 @@ class Decoder(nnx.Module):
             return nnx.merge(graph, params)(inputs, view.rotation, attend)
 
         if self.options.remat != "none":
-            kept = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if self.options.remat == "dots" else None
-            layer = jax.checkpoint(layer, prevent_cse=False, policy=kept)  # inside a scan nothing can be merged across iterations
+            layer = jax.checkpoint(layer, prevent_cse=False, policy=_KEPT[self.options.remat])  # a scan's iterations have nothing to merge
         embedded = self._embedded(tokens, positions)
         inputs = embedded if shift is None else embedded + shift.astype(embedded.dtype)
         if self.options.activations is not None:
@@ -142,9 +155,9 @@ class Decoder(nnx.Module):
             here, view = jnp.full_like(rows, index), seen.of(local)
 
             def attend(query: Any, key: Any, value: Any) -> tuple[Any, Any]:
-                new_keys = keys.at[here, rows, slots].set(key.astype(keys.dtype), mode="drop")
-                new_values = values.at[here, rows, slots].set(value.astype(values.dtype), mode="drop")
-                key, value = new_keys[index].astype(key.dtype), new_values[index].astype(value.dtype)
+                new_keys = keys.at[here, rows, :, slots].set(key.astype(keys.dtype), mode="drop")
+                new_values = values.at[here, rows, :, slots].set(value.astype(values.dtype), mode="drop")
+                key, value = (jnp.swapaxes(kept[index], 1, 2).astype(key.dtype) for kept in (new_keys, new_values))
                 return self._attend(query, key, value, view.mask), (new_keys, new_values)
 
             outputs, (keys, values) = nnx.merge(graph, params)(inputs, view.rotation, attend)
@@ -188,5 +201,5 @@ def check_length(config: DecoderConfig, length: int) -> None:
 def init_cache(config: DecoderConfig, batch: int, length: int, dtype: jax.typing.DTypeLike) -> Cache:
     """An empty cache for `batch` rows of at most `length` tokens, of which there must be as many positions."""
     check_length(config, length)
-    shape = (config.num_hidden_layers, batch, length, config.num_key_value_heads, config.head_dim)
+    shape = (config.num_hidden_layers, batch, config.num_key_value_heads, length, config.head_dim)
     return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.zeros((batch, length), bool))
