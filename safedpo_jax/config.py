@@ -47,7 +47,7 @@ class Model:
     param_dtype: str = "float32"  # master weights
     compute_dtype: str = "float32"  # forward and backward pass; bfloat16 on accelerators
     reference_dtype: str | None = None  # frozen reference weights; None = compute_dtype
-    remat: str = "full"  # what the backward pass computes again: full, dots (all but products with weights) or none
+    remat: str = "full"  # computed again by the backward pass: full, dots (all but products with weights), none; offload = full, the rest on the host
     logps_chunk: int = 128  # positions per head product; bounds the memory of logits
 
 

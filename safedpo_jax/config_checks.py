@@ -17,7 +17,7 @@ CHOICES = {
     "model.param_dtype": ("float32", "bfloat16"),
     "model.compute_dtype": ("float32", "bfloat16"),
     "model.reference_dtype": (None, "float32", "bfloat16"),
-    "model.remat": ("none", "dots", "full"),
+    "model.remat": ("none", "dots", "full", "offload"),
     "lora.base": ("full", "int8", "nf4"),
     "optimizer.schedule": ("cosine", "linear", "constant"),
     "optimizer.moment_dtype": ("float32", "bfloat16"),

@@ -10,8 +10,10 @@ from pathlib import Path
 import jaxlib
 
 # Programs in one piece, and by the older emitters where there are two kinds: half the time to compile.
-EMITTERS = "xla_cpu_use_fusion_emitters" if jaxlib.__version__.startswith("0.10.") else None
-os.environ.setdefault("XLA_FLAGS", "--xla_cpu_parallel_codegen_split_count=1" + (f" --{EMITTERS}=false" if EMITTERS else ""))
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_cpu_parallel_codegen_split_count=1" + " --xla_cpu_use_fusion_emitters=false" * jaxlib.__version__.startswith("0.10."),
+)
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
@@ -77,7 +79,7 @@ def optimised():
     jax.clear_caches()
     for name, value in settings.items():
         jax.config.update(name, value)
-    yield {EMITTERS: True} if EMITTERS else {}
+    yield {"xla_cpu_use_fusion_emitters": True} if "xla_cpu_use_fusion_emitters" in os.environ["XLA_FLAGS"] else {}
     for name, value in before.items():
         jax.config.update(name, value)
     jax.clear_caches()

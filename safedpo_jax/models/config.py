@@ -11,7 +11,7 @@ from safedpo_jax.models.mlp import ACTIVATIONS
 from safedpo_jax.models.norms import STYLES as NORM_STYLES
 from safedpo_jax.models.rope import Rope
 
-REMAT = ("none", "dots", "full")
+REMAT = ("none", "dots", "full", "offload")
 NORM_PLACES = ("before", "after", "both")
 QK_NORMS = ("none", "head", "projection")
 
@@ -22,7 +22,8 @@ class ModelOptions:
 
     Attributes:
       remat: what the backward pass computes again. `full`: all of every layer; `dots`: all but the products with weights (attention scores, norms,
-        activation functions), which costs little time and saves most memory on long rows; `none`: nothing.
+        activation functions), which costs little time and saves most memory on long rows; `none`: nothing. `offload`: as `full`, and the
+        layers' inputs, all that is kept then, wait in the host's memory.
       attention: `einsum` or `jax`, see `attention.attend`; `splash`, a kernel for TPUs, see `attention_splash`; `auto` takes `splash` for
         whole rows where `attention_splash.refusal` has nothing against it (a TPU, rows of a multiple of 128 tokens, heads of 64, 128 or
         256 dimensions, no sliding window, no `shift` of the embeddings, by which one differentiates twice), and else what is best of the

@@ -49,6 +49,9 @@ def knobs(program: Program) -> list[Knob]:
         fewer = row_shards(mesh)
         saved = (layer_inputs(program) + layer_work(program)) * (1 - fewer / rows)
         found.append(Knob(f"batch.rows={fewer}", float(saved)))
+    if config.model.remat == "full":
+        inputs = layer_inputs(program)
+        found.append(Knob("model.remat=offload (layer inputs in host memory)", float(inputs - 2 * inputs // network.num_hidden_layers)))
     if not adapters.wanted(config):
         found.append(Knob("lora.rank=16 (an adapter on a frozen base)", _saved_by_adapter(program)))
     return found

@@ -43,7 +43,7 @@ def step_flops(program: Program, tokens: float) -> Flops:
     in_step = needs_reference(program.terms) and program.frozen is not None
     backward = 1.0 if adapter else 2.0
     extra = float(coupled) + float(in_step)
-    passes = 1.0 + backward + (1.0 if config.model.remat == "full" else 0.0) + extra
+    passes = 1.0 + backward + (1.0 if config.model.remat in ("full", "offload") else 0.0) + extra
     tree = program.frozen if adapter else program.state.params
     row = program.batch.tokens.shape[-1]
     layers = 2.0 * layer_weights(tree) * tokens
@@ -121,8 +121,14 @@ def estimated_memory(program: Program) -> Memory:
     size = jnp.dtype(config.model.compute_dtype).itemsize
     copies = trained * (4 + size + (size if config.model.compute_dtype != config.model.param_dtype else 0))
     layers = network.num_hidden_layers
-    kept = {"full": 0, "dots": layers * layer_products(program), "none": (layers - 1) * layer_work(program)}[config.model.remat]
-    activations = layer_inputs(program) + layer_work(program) + kept
+    inputs = layer_inputs(program)
+    kept = {
+        "offload": 2 * inputs // layers,  # that of the layer at hand, and the one on its way
+        "full": inputs,
+        "dots": inputs + layers * layer_products(program),
+        "none": inputs + (layers - 1) * layer_work(program),
+    }[config.model.remat]
+    activations = layer_work(program) + kept
     gathered = 2 * weight_bytes(program) // layers
     rows, length = program.batch.tokens.shape[-2:]
     chunk = min(config.model.logps_chunk, length) * -(-rows // row_shards(mesh))

@@ -136,5 +136,5 @@ def test_biases_that_a_dialect_cannot_say_are_refused():
 
 
 def test_options_are_checked():
-    with pytest.raises(checks.UsageError, match="remat must be one of 'none', 'dots', 'full'"):
+    with pytest.raises(checks.UsageError, match="remat must be one of 'none', 'dots', 'full', 'offload'"):
         models.ModelOptions(remat="some")

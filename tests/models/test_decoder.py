@@ -1,6 +1,7 @@
 """The network against a float64 numpy one written with plain loops, and the promises about its trees, dtypes and compile time."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +47,7 @@ def test_shift_is_added_to_what_enters_the_first_layer(any_model):
     np.testing.assert_allclose(shifted, any_model.hidden(any_model.params, other), atol=2e-5)
 
 
-@pytest.mark.parametrize("remat", ["dots", "full"])
+@pytest.mark.parametrize("remat", ["dots", "full", "offload"])
 def test_remat_changes_neither_values_nor_gradients(plain_or_windowed, remat):
     model = plain_or_windowed
     saved = models.Model(model.config, model.params, models.ModelOptions(remat=remat))
@@ -76,6 +77,32 @@ def test_remat_trades_memory_for_work():
     assert none - dots > 3 * scores
     products = 4 * 512 * (2 * config.hidden_size + 2 * config.intermediate_size)
     assert dots - full > 3 * products
+
+
+@pytest.mark.slow
+def test_offloading_leaves_no_input_of_a_layer_on_a_tpu(monkeypatch):
+    """The compiler's own count, chip and host; a TPU that is not there."""
+    pytest.importorskip("libtpu", reason="compiling for a TPU needs libtpu (the [tpu] extra)")
+    from jax.experimental import topologies
+
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
+    (device, *_) = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices
+    place = jax.sharding.SingleDeviceSharding(device)
+    config = dataclasses.replace(models.preset("20m"), num_hidden_layers=16)
+    shape = (8, 1024)
+    tokens = jax.ShapeDtypeStruct(shape, np.int32, sharding=place)
+    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16, sharding=place), models.abstract_params(config))
+
+    def memory(remat):
+        model = models.Model(config, {}, models.ModelOptions(remat=remat, activations=place))
+        program = jax.jit(jax.grad(lambda params, tokens: model.hidden(params, tokens).astype(jnp.float32).sum())).lower(params, tokens)
+        found = program.compile().memory_analysis()
+        return found.temp_size_in_bytes, found.host_temp_size_in_bytes
+
+    inputs = config.num_hidden_layers * math.prod(shape) * config.hidden_size * 2
+    (full, _), (offload, on_host) = memory("full"), memory("offload")
+    assert full - offload > 0.7 * inputs
+    assert on_host >= inputs
 
 
 @pytest.mark.parametrize("name", ["llama-biases", "qwen3", "gemma3"])

@@ -158,7 +158,8 @@ def test_advice_comes_in_order_with_the_bytes_it_saves():
         "It does not fit: a chip needs 3.50 GiB and has 2.00 GiB, 1.50 GiB too little; try, in this order: model.remat=dots (saves "
     )
     bare, _ = small(
-        **{"lora.rank": 4, "optimizer.moment_dtype": "bfloat16", "mesh.data": 1, "mesh.fsdp": 4, "mesh.tensor": 2, "batch.rows": 4}
+        **{"lora.rank": 4, "optimizer.moment_dtype": "bfloat16", "mesh.data": 1, "mesh.fsdp": 4, "mesh.tensor": 2, "batch.rows": 4},
+        **{"model.remat": "offload"},
     )
     assert advice.sentence(bare, 2.0 * 2**30, 1.0 * 2**30).endswith("nothing is left but more chips, or larger ones.")
 
