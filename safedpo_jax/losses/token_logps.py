@@ -19,14 +19,15 @@ def token_logps(
     *,
     chunk_size: int,
     mask: Bool[Array, "batch time"] | None = None,
-    row_shards: int = 1,
+    row_shards: int | None = None,
     soft_cap: float | None = None,
 ) -> Float[Array, "batch time"]:
     """Log-softmax of `hidden @ head` at `targets`, computed in float32 whatever the inputs' precision.
 
     Time is cut into chunks; a chunk's logits live only while it is processed and are computed again in the backward pass. With a mask,
-    the scored positions of each row are first moved together, and chunks in which no row has any are skipped: the cost follows the row
-    with the most scored tokens, not the length of the rows. Rows may be sharded over devices, and so may the head's vocabulary.
+    scored positions are first moved together, those of a row or, with `row_shards`, of all rows of a device, and chunks that hold none are
+    skipped: the cost follows the row, or the device, with the most scored tokens, not the length of the rows. Rows may be sharded over
+    devices, and so may the head's vocabulary.
 
     Products of bfloat16 inputs are accumulated in float32; float32 products follow `jax.default_matmul_precision`. The gradient of `head`
     is summed over chunks in float32.
@@ -35,10 +36,11 @@ def token_logps(
       hidden: final hidden states; position t predicts `targets[:, t]` (targets are already shifted).
       head: output embedding, without bias. If its dtype is not that of `hidden`, the wider of the two is used.
       targets: token ids. A scored target outside the vocabulary gives NaN, never a number that looks like a log-prob.
-      chunk_size: positions per chunk; memory grows with batch * chunk_size * vocab.
+      chunk_size: positions of every row per chunk; memory grows with batch * chunk_size * vocab.
       mask: True at positions to score; None scores all. What `hidden` and `targets` hold elsewhere is not read, even if it is NaN.
-      row_shards: number of devices that rows are sharded over. It changes no number: the head (and its gradient) crosses those devices
-        once per call instead of once per chunk. Must divide the batch.
+      row_shards: number of devices that rows are sharded over, 1 where there is one device; None = not known. It changes no number: the
+        rows of a device are scored together, and the head (and its gradient) crosses devices once per call instead of once per chunk.
+        Must divide the batch. A number that is too small brings all rows to every device.
       soft_cap: the logits are soft_cap * tanh(hidden @ head / soft_cap) (Gemma 2, arXiv:2408.00118, section 2); None = no cap.
 
     Returns:
@@ -56,13 +58,17 @@ def token_logps(
     if 0 in (batch, time):
         return jnp.zeros((batch, time), accumulation_dtype(jnp.result_type(hidden)))
     if mask is None:
-        return _chunked(hidden, head, targets, jnp.ones((batch, time), bool), chunk_size, row_shards, soft_cap)
+        return _chunked(hidden, head, targets, jnp.ones((batch, time), bool), chunk_size, row_shards or 1, soft_cap)
+    # The rows of a device become one, so that what is left over when scored positions are cut into chunks is left over once.
+    groups = row_shards or batch
+    hidden, targets, mask = (array.reshape(groups, -1, *array.shape[2:]) for array in (hidden, targets, mask))
     order = jnp.argsort(~mask, axis=1, stable=True)
-    valid = jnp.arange(time)[None, :] < jnp.sum(mask, axis=1, keepdims=True)
+    valid = jnp.arange(mask.shape[1])[None, :] < jnp.sum(mask, axis=1, keepdims=True)
     hidden = jnp.take_along_axis(hidden, order[:, :, None], axis=1)
-    logps = _chunked(hidden, head, jnp.take_along_axis(targets, order, axis=1), valid, chunk_size, row_shards, soft_cap)
+    together = min(chunk_size, time) * (batch // groups)
+    logps = _chunked(hidden, head, jnp.take_along_axis(targets, order, axis=1), valid, together, row_shards or 1, soft_cap)
     place = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)
-    return jnp.where(mask, jnp.take_along_axis(logps, place, axis=1), 0)
+    return jnp.where(mask, jnp.take_along_axis(logps, place, axis=1), 0).reshape(batch, time)
 
 
 def _chunked(
@@ -115,12 +121,12 @@ def _skip(hidden: jax.Array, head: jax.Array, targets: jax.Array, valid: jax.Arr
     return jnp.zeros(targets.shape, dtype)
 
 
-def _check(hidden: jax.Array, head: jax.Array, targets: jax.Array, mask: jax.Array | None, chunk_size: int, row_shards: int) -> None:
+def _check(hidden: jax.Array, head: jax.Array, targets: jax.Array, mask: jax.Array | None, chunk_size: int, row_shards: int | None) -> None:
     if chunk_size < 1:
         raise ValueError(f"token_logps needs chunk_size >= 1, got {chunk_size}.")
     if hidden.ndim != 3 or head.ndim != 2 or hidden.shape[2] != head.shape[0]:
         raise ValueError(f"token_logps needs hidden [batch, time, features] and head [features, vocab], got {hidden.shape}, {head.shape}.")
-    if row_shards < 1 or hidden.shape[0] % row_shards:
+    if row_shards is not None and (row_shards < 1 or hidden.shape[0] % row_shards):
         raise ValueError(f"token_logps needs a batch of a multiple of row_shards={row_shards} rows, got {hidden.shape[0]}.")
     checks.floating("token_logps", hidden=hidden, head=head)
     rows = {"targets": targets} if mask is None else {"targets": targets, "mask": mask}

@@ -1,6 +1,7 @@
 """What the compiler makes of token_logps: memory that does not grow with time, and sharding that moves little between devices."""
 
 import re
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +13,10 @@ from safedpo_jax.losses import token_logps
 
 pytestmark = pytest.mark.usefixtures("optimised")
 
-BATCH, TIME, FEATURES, VOCAB = 4, 12, 8, 32
+BATCH, TIME, FEATURES, VOCAB = 8, 12, 8, 32
 
 
-def scored(hidden, head, targets, mask, cotangent, chunk_size, row_shards=1):
+def scored(hidden, head, targets, mask, cotangent, chunk_size, row_shards=None):
     return jnp.sum(token_logps(hidden, head, targets, chunk_size=chunk_size, mask=mask, row_shards=row_shards) * cotangent)
 
 
@@ -60,7 +61,8 @@ step = jax.jit(jax.value_and_grad(scored, argnums=(0, 1)), static_argnums=(5, 6)
 
 
 @pytest.mark.parametrize(
-    ("rows", "vocab", "row_shards"), [("rows", None, 1), ("rows", None, 4), (None, "vocab", 1), ("rows", "vocab", 1), ("rows", "vocab", 4)]
+    ("rows", "vocab", "row_shards"),
+    [("rows", None, 1), ("rows", None, 4), (None, "vocab", 1), ("rows", "vocab", None), ("rows", "vocab", 4)],
 )
 def test_p69_sharded_rows_and_vocabulary_give_the_single_device_result(case, rows, vocab, row_shards):
     value, gradients = step(*place(case, rows, vocab), 3, row_shards)
@@ -94,12 +96,37 @@ def test_p71_a_sharded_vocabulary_is_never_gathered(case):
 def test_with_row_shards_the_heads_gradient_travels_once_not_once_per_chunk(case):
     head = FEATURES * VOCAB // 2  # elements of the head on one device
     placed = place(case, "rows", "vocab")
-    naive, ours = (collectives(step.lower(*placed, 3, row_shards).compile().as_text()) for row_shards in (1, 4))
+    naive, ours = (collectives(step.lower(*placed, 3, row_shards).compile().as_text()) for row_shards in (None, 4))
     assert [entry for entry in naive if entry[0] and entry[2] >= head]
     assert not [entry for entry in ours if entry[0] and entry[2] >= head]
     assert len([entry for entry in ours if entry[2] >= head]) == 1
 
 
 def test_row_shards_must_divide_the_batch(case):
-    with pytest.raises(ValueError, match="multiple of row_shards=3 rows, got 4"):
+    with pytest.raises(ValueError, match=f"multiple of row_shards=3 rows, got {BATCH}"):
         token_logps(*case[:3], chunk_size=3, row_shards=3)
+
+
+@pytest.mark.parametrize(("row_shards", "expected"), [(None, 3), (1, 1), (2, 2), (4, 3)])
+def test_chunks_in_use_follow_the_device_with_the_most_scored_tokens(row_shards, expected, monkeypatch):
+    """Rows of 5, 1, 1 and 1 scored positions, 2 of each row a chunk: three alone for the first row; two rows together, 4; four rows, 8."""
+    module = sys.modules[token_logps.__module__]
+    calls, score = [], module._score
+
+    def counting(*arguments, **settings):
+        jax.debug.callback(lambda: calls.append(1))
+        return score(*arguments, **settings)
+
+    monkeypatch.setattr(module, "_score", counting)
+    mask = np.arange(8) < np.array([[5], [1], [1], [1]])
+    draw = np.random.default_rng(3)
+    hidden, head = draw.normal(size=(4, 8, 5)), draw.normal(size=(5, 11))
+    targets = draw.integers(0, 11, (4, 8))
+    found = token_logps(
+        *(jnp.asarray(array, jnp.float32) for array in (hidden, head)), targets, chunk_size=2, mask=mask, row_shards=row_shards
+    )
+    jax.effects_barrier()
+    logits = hidden @ head
+    wanted = np.take_along_axis(logits, targets[..., None], -1)[..., 0] - np.log(np.exp(logits).sum(-1))
+    np.testing.assert_allclose(found, np.where(mask, wanted, 0), rtol=1e-4, atol=1e-6)
+    assert len(calls) == expected
