@@ -180,6 +180,7 @@ class Config:
     steps: int | None = None  # optimiser steps, taken instead of epochs when set
     reference: str = "in_step"  # in_step: frozen tree inside the step; cached: log-probs computed once, then read
     reference_cache: str = ""  # directory of the durable cache; empty = WORKDIR/../reference_cache
+    token_cache: str = ""  # directory of tokenised examples, read at the next start; empty = WORKDIR/../token_cache, none = off
     compilation_cache: str = ""  # directory of compiled programs, read at the next start; empty = WORKDIR/../compilation_cache, none = off
     export: bool = True  # write the final policy as a Hugging Face directory
     data: Data = Data()

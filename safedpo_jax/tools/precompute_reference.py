@@ -8,6 +8,7 @@ learning rate, batch size and loss do not matter. `--config.batch.eval_rows` set
 work when they are started as those of training (see its --help).
 """
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 
@@ -30,10 +31,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
         raise checks.UsageError(
             "this command fills the cache that --config.reference=cached reads; add that flag here and to the training command"
         )
-    from safedpo_jax.train import processes, setup
+    from safedpo_jax.train import processes, setup, token_cache
 
     cluster.connect(asked)
-    setup.build(config, storage.path(workdir).parent / "reference_cache", processes.say)
+    if not workdir:  # then no directory is named in which tokens could be kept
+        config = dataclasses.replace(config, token_cache=config.token_cache or token_cache.OFF)
+    setup.build(config, storage.path(workdir).parent, processes.say)
     processes.say("the reference cache is complete for this data")
     return 0
 

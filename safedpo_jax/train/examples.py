@@ -7,6 +7,7 @@ from safedpo_jax import data
 from safedpo_jax.config import Config
 from safedpo_jax.data import TokenizedExamples
 from safedpo_jax.losses import Term
+from safedpo_jax.train.token_cache import NO_CACHE, TokenCache
 
 Say = Callable[[str], None]
 
@@ -21,21 +22,23 @@ class Examples(NamedTuple):
     """{"train": {"ordering": {...}, "tokenization": {...}}, "eval": ...}, ready for JSON."""
 
 
-def load_examples(config: Config, terms: Sequence[Term], say: Say = print) -> Examples:
-    """Reads, orders and tokenises `data.train` and `data.eval`, printing the counts.
+def load_examples(config: Config, terms: Sequence[Term], say: Say = print, cache: TokenCache = NO_CACHE) -> Examples:
+    """Reads, orders and tokenises `data.train` and `data.eval`, or finds the tokens in `cache`, printing the counts.
 
     Raises:
       UserError: names the file and line, or the key, that cannot be used.
     """
     tokenizer = data.load_tokenizer(config.tokenizer.path or config.model.path)
-    train, train_report = _load(config, terms, tokenizer, "train", say)
+    train, train_report = _load(config, terms, tokenizer, "train", say, cache)
     reports, held_out = {"train": train_report}, None
     if config.data.eval:
-        held_out, reports["eval"] = _load(config, terms, tokenizer, "eval", say)
+        held_out, reports["eval"] = _load(config, terms, tokenizer, "eval", say, cache)
     return Examples(train, held_out, tokenizer, reports)
 
 
-def _load(config: Config, terms: Sequence[Term], tokenizer: Any, split: str, say: Say) -> tuple[TokenizedExamples, dict[str, Any]]:
+def _load(
+    config: Config, terms: Sequence[Term], tokenizer: Any, split: str, say: Say, cache: TokenCache
+) -> tuple[TokenizedExamples, dict[str, Any]]:
     spec, limit = (config.data.train, config.data.limit) if split == "train" else (config.data.eval, config.eval.pairs)
     form = None if config.data.format == "auto" else config.data.format
     options: dict[str, Any] = dict(
@@ -52,15 +55,15 @@ def _load(config: Config, terms: Sequence[Term], tokenizer: Any, split: str, say
     policies = {"unlabelled": config.data.unlabelled, "on_contradiction": config.data.on_contradiction}
     if scored and not pairwise:
         records, selected = data.select_labelled(data.load_labelled(spec, form)[:limit], **policies)
-        examples, tokenized = data.tokenize_sft(records, tokenizer, **options)
+        examples, tokenized = cache(data.tokenize_sft, records, tokenizer, **options)
     elif not pairwise:
         records, selected = data.select_sft(data.load_sft(spec, form)[:limit])
-        examples, tokenized = data.tokenize_sft(records, tokenizer, **options)
+        examples, tokenized = cache(data.tokenize_sft, records, tokenizer, **options)
     else:
         ordering = pairwise[0].ordering if config.data.ordering == "auto" else config.data.ordering
         pairs, selected = data.order_pairs(data.load_pairs(spec, form)[:limit], ordering, **policies)
         wanted = sorted({name for row in rows for name in row.inputs if name in data.SCORES})
-        examples, tokenized = data.tokenize_pairs(pairs, tokenizer, scores=wanted, **options)
+        examples, tokenized = cache(data.tokenize_pairs, pairs, tokenizer, scores=wanted, **options)
     _say(say, selected)
     _say(say, tokenized)
     if scored:

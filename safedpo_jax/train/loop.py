@@ -25,7 +25,7 @@ from safedpo_jax.train.run_directory import RunDirectory
 from safedpo_jax.train.setup import Run
 from safedpo_jax.train.state import TrainState
 
-MAY_DIFFER = ("log", "checkpoint", "eval", "mesh", "export", "reference_cache", "compilation_cache")
+MAY_DIFFER = ("log", "checkpoint", "eval", "mesh", "export", "reference_cache", "token_cache", "compilation_cache")
 """Config sections that may change when a run is continued: they do not change what is computed."""
 
 
@@ -41,7 +41,7 @@ def train(config: Config, workdir: str, *, command: str = "") -> int:
         directory = processes.in_turn(lambda first: run_directory.prepare(workdir, stored, may_differ=MAY_DIFFER, write=first))
         with compilation.cached(config.compilation_cache, directory.root.parent):
             with _undone_if_new(directory):
-                run = setup.build(config, directory.root.parent / "reference_cache", processes.say)
+                run = setup.build(config, directory.root.parent, processes.say)
             with open_checkpoints(config, directory, run) as saved:
                 finished = _train(run, directory, saved, Stop(stop))
         if not finished:

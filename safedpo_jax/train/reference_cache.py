@@ -21,6 +21,7 @@ from safedpo_jax import checks, storage
 from safedpo_jax.storage import AnyPath
 from safedpo_jax.train import atomic
 
+NAME = "reference_cache"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 KEY_BYTES = 16

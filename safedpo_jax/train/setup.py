@@ -21,11 +21,13 @@ from safedpo_jax.train.examples import Examples, load_examples
 from safedpo_jax.train.forward import Forward
 from safedpo_jax.train.objective import make_eval_sums, needs_reference
 from safedpo_jax.train.optimizer import make_optimizer, schedule
+from safedpo_jax.train.reference_cache import NAME as REFERENCE_CACHE
 from safedpo_jax.train.reference_cache import ReferenceCache
 from safedpo_jax.train.runner import PMAP_AXIS, MeshRunner, PmapRunner
 from safedpo_jax.train.score_forward import ScoreForward
 from safedpo_jax.train.state import TrainState
 from safedpo_jax.train.step import make_train_step
+from safedpo_jax.train.token_cache import TokenCache
 from safedpo_jax.train.weights import load_model, load_reference
 
 Say = Callable[[str], None]
@@ -83,8 +85,13 @@ class Run:
         return with_total(by_source(totals, list(held_out.group_names)), weights)
 
 
-def build(config: Config, cache_directory: storage.AnyPath, say: Say = print) -> Run:
+def build(config: Config, beside: storage.AnyPath, say: Say = print) -> Run:
     """Loads and compiles nothing it does not need; data first, since its mistakes are the cheapest to find.
+
+    Args:
+      config: checked.
+      beside: directory of run directories, in which caches are kept that the config does not place elsewhere.
+      say: takes lines for the console.
 
     Raises:
       UserError: whatever is wrong with the data, the tokenizer, the model directory or the reference cache.
@@ -96,7 +103,7 @@ def build(config: Config, cache_directory: storage.AnyPath, say: Say = print) ->
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     batches.batch_rows(config, mesh)  # raises before anything slow
     with processes.together():
-        examples = load_examples(config, terms, say)
+        examples = load_examples(config, terms, say, TokenCache.of(config.token_cache, beside, say))
     pipeline = batches.make_pipeline(config, examples.train, mesh)
     say(f"{pipeline.total_steps} steps of {config.batch.pairs} examples, {pipeline.steps_per_epoch:.1f} steps an epoch")
 
@@ -117,7 +124,7 @@ def build(config: Config, cache_directory: storage.AnyPath, say: Say = print) ->
     forward = kind.of(model, config.model.logps_chunk, compute, mesh=mesh, join=adapter and adapter.join)
     frozen, reference_id = None, ""
     if needs_reference(terms):
-        examples, frozen, reference_id = join_reference(config, examples, model, forward, mesh, cache_directory, say)
+        examples, frozen, reference_id = join_reference(config, examples, model, forward, mesh, beside, say)
         pipeline = batches.make_pipeline(config, examples.train, mesh)
     if adapter is not None:
         frozen, reference_id = model.params, f"{reference_id}+{adapters.base_name(config)}"
@@ -142,7 +149,7 @@ def build(config: Config, cache_directory: storage.AnyPath, say: Say = print) ->
 
 
 def join_reference(
-    config: Config, examples: Examples, model: models.Model, forward: Forward, mesh: Any, cache_directory: storage.AnyPath, say: Say
+    config: Config, examples: Examples, model: models.Model, forward: Forward, mesh: Any, beside: storage.AnyPath, say: Say
 ) -> tuple[Examples, Params | None, str]:
     """The frozen tree (`reference=in_step`), or examples that carry its log-probs and no tree (`cached`); and the reference's short name."""
     with processes.together():
@@ -155,7 +162,7 @@ def join_reference(
     if config.reference == "in_step":
         return examples, start if as_loaded else references.freeze(start, dtype), name
     frozen = start if as_loaded or dtype == config.model.param_dtype else references.freeze(start, dtype)
-    directory = storage.path(config.reference_cache) if config.reference_cache else cache_directory / name
+    directory = storage.path(config.reference_cache) if config.reference_cache else beside / REFERENCE_CACHE / name
     say(f"reference log-probs: cache {directory}")
     runner = MeshRunner(lambda *_: None, mesh, adapters.rules(model))
     with processes.in_turn(lambda _: ReferenceCache.open(directory, identity, mode="w")) as cache:

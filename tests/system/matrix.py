@@ -47,7 +47,7 @@ def run(project, folder, mesh, trained, reference, accumulation):
     """(losses [STEPS], trained parameters by path) of one setting, through the trainer's own parts."""
     chosen = COMMON | MESHES.get(mesh, {}) | TRAINED[trained] | REFERENCES[reference] | ACCUMULATIONS[accumulation]
     config, _ = config_command_line.parse(["matrix", *world.arguments(project, folder, **chosen)])
-    built = setup.build(config, folder / "reference_cache", say=lambda text: None)
+    built = setup.build(config, folder, say=lambda text: None)
     assert built.pipeline.plan.micro == int(accumulation)
     state, losses = built.first_state(), []
     for batch in built.pipeline:
