@@ -109,6 +109,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for pairs in PAIRS:
             world_stages.write_world(Path(folder) / str(pairs), worlds.build(0, train_pairs=pairs, eval_pairs=1, test_prompts=1))
+            if not host:
+                host_cost(Path(folder) / str(pairs))  # imports, again
             host.append(host_cost(Path(folder) / str(pairs)))
             print(f"{pairs} pairs: {host[-1]}", flush=True)
     draw(memory, compiling, host)

@@ -25,7 +25,7 @@ from results import publish, table
 from safedpo_jax import data, worlds
 from safedpo_jax.methods import world_stages
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 MODULES = ("safedpo_jax", "safedpo_jax.losses", "safedpo_jax.data", "safedpo_jax.models", "safedpo_jax.main", "safedpo_jax.train.loop")
 COMMANDS = ("safedpo_jax.main", *(f"safedpo_jax.tools.{file.stem}" for file in sorted(ROOT.glob("safedpo_jax/tools/[a-z]*.py"))))
 WORLD_PAIRS = 20_000

@@ -9,6 +9,7 @@ import pytest
 
 from safedpo_jax import command, models
 from safedpo_jax.tools import precompute_reference
+from safedpo_jax.train.token_cache import TokenCache
 
 from . import world
 
@@ -83,13 +84,17 @@ def test_a_random_preset_trains_without_a_model_directory(project, tmp_path):
     assert models.read_config(tmp_path / "preset" / "export").vocab_size == 360
 
 
-def test_the_precompute_command_fills_the_cache_that_training_reads(project, tmp_path, base_run, capsys):
+def test_the_precompute_command_fills_the_caches_that_training_reads(project, tmp_path, base_run, capsys, monkeypatch):
+    """That of the reference's log-probs, and, were tokenising this little data worth a file, that of the tokens."""
+    monkeypatch.setattr(TokenCache, "of", lambda setting, beside, say: TokenCache(beside / "token_cache", say, least=0.0))
     cached = {"reference": "cached", "steps": 2}
     flags = world.arguments(project, tmp_path / "runs" / "cached", **cached)
     assert command.run(lambda: precompute_reference.run(flags)) == 0
     assert "complete" in capsys.readouterr().out
     assert world.train(project, tmp_path / "runs" / "cached", **cached) == 0
-    assert "examples" not in [line for line in capsys.readouterr().out.splitlines() if "reference log-probs:" in line][-1]
+    lines = capsys.readouterr().out.splitlines()
+    assert "examples" not in [line for line in lines if "reference log-probs:" in line][-1]
+    assert sum(line.startswith(f"  tokens: read from {tmp_path / 'runs' / 'token_cache'}") for line in lines) == 2  # train and eval
     np.testing.assert_allclose(world.losses(tmp_path / "runs" / "cached")[0], world.losses(base_run)[0], rtol=1e-6)
 
 
