@@ -125,7 +125,8 @@ def report(memory: dict, compiling: list[float], host: list[tuple[float, int]]) 
     return "\n\n".join(
         [
             "![memory, compile time, host cost](scaling.png)",
-            "Temporary memory of a training step over one row of a two-layer model, MiB; in brackets float32 logits of all its positions, once.",
+            "Temporary memory of a training step over one row of a two-layer model, MiB; in brackets float32 logits of all its positions, once. "
+            "What grows with the square of the row is the CPU's score matrix of one layer.",
             table(["vocabulary", *(f"{length} tokens" for length in LENGTHS)], rows),
             "Time to trace and compile the step, nothing cached.",
             table([f"{layers} layers" for layers in DEPTHS], [[f"{seconds:.1f} s" for seconds in compiling]]),
