@@ -72,14 +72,19 @@ def bucket(bucket_server):
 
 
 @pytest.fixture
-def optimised():
-    """Programs are compiled with all passes, and not read from a cache. Options for who reads their instructions: those of a user's program."""
+def optimised(monkeypatch):
+    """Programs are compiled with all passes and not read from a cache; those that a test compiles to read them, as a user's are."""
     settings = {"jax_disable_most_optimizations": False, "jax_enable_compilation_cache": False}
     before = {name: jax.config.values[name] for name in settings}
+    compile_ = jax.stages.Lowered.compile
+    usual: dict[str, int | bool] = {"xla_cpu_parallel_codegen_split_count": 32}
+    if "xla_cpu_use_fusion_emitters" in os.environ["XLA_FLAGS"]:
+        usual["xla_cpu_use_fusion_emitters"] = True
+    monkeypatch.setattr(jax.stages.Lowered, "compile", lambda self, options=None: compile_(self, usual | (options or {})))
     jax.clear_caches()
     for name, value in settings.items():
         jax.config.update(name, value)
-    yield {"xla_cpu_use_fusion_emitters": True} if "xla_cpu_use_fusion_emitters" in os.environ["XLA_FLAGS"] else {}
+    yield
     for name, value in before.items():
         jax.config.update(name, value)
     jax.clear_caches()
