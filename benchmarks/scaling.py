@@ -85,9 +85,12 @@ def draw(memory: dict, compiling: list[float], host: list[tuple[float, int]]) ->
     for vocabulary in VOCABULARIES:
         (line,) = left.loglog(LENGTHS, [memory[vocabulary, length] / 2**20 for length in LENGTHS], "o-", label=f"{vocabulary:,} words")
         left.loglog(LENGTHS, [4 * vocabulary * length / 2**20 for length in LENGTHS], ":", color=line.get_color(), alpha=0.6)
-    left.set(xlabel="tokens in the row", ylabel="MiB", title="Temporary memory of a step; dotted: logits of all positions")
+    left.set(xlabel="tokens in the row", ylabel="MiB", title="Memory of a step; dotted: logits of all positions")
+    left.set_xticks(LENGTHS, [f"{length:,}" for length in LENGTHS])
+    left.minorticks_off()
     left.legend(fontsize=8)
     middle.semilogx(DEPTHS, compiling, "o-", base=2)
+    middle.set_xticks(DEPTHS, map(str, DEPTHS))
     middle.set(xlabel="layers", ylabel="s", title="Time to compile the step", ylim=(0, 1.5 * max(compiling)))
     costs = [1e6 * seconds / tokens for seconds, tokens in host]
     right.semilogx(PAIRS, costs, "o-")
