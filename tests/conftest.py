@@ -24,6 +24,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import jax
 import jaxtyping
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 PACKAGE = Path(__file__).parents[1] / "safedpo_jax"
 ABOUT_ARRAYS = [
@@ -81,10 +82,13 @@ def optimised(monkeypatch):
     if "xla_cpu_use_fusion_emitters" in os.environ["XLA_FLAGS"]:
         usual["xla_cpu_use_fusion_emitters"] = True
     monkeypatch.setattr(jax.stages.Lowered, "compile", lambda self, options=None: compile_(self, usual | (options or {})))
-    jax.clear_caches()
-    for name, value in settings.items():
-        jax.config.update(name, value)
+
+    def use(values):
+        jax.clear_caches()
+        for name, value in values.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()  # JAX asks once whether it has one
+
+    use(settings)
     yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    jax.clear_caches()
+    use(before)

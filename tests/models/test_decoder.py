@@ -80,6 +80,7 @@ def test_remat_trades_memory_for_work():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimised")
 def test_offloading_leaves_no_input_of_a_layer_on_a_tpu(monkeypatch):
     """The compiler's own count, chip and host; a TPU that is not there."""
     pytest.importorskip("libtpu", reason="compiling for a TPU needs libtpu (the [tpu] extra)")
