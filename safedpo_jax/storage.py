@@ -13,6 +13,7 @@ import io
 import logging
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -28,6 +29,8 @@ SCHEME = "gs://"
 FOREIGN = ("gcsfs", "google", "aiohttp", "requests", "fsspec")
 """Packages with error classes of their own."""
 READ_AHEAD = 1 << 20
+NPZ_DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile)
+"""What reading arrays from a damaged npz file raises; RuntimeError where a flipped bit says that it is encrypted or packed in another way."""
 
 
 def path(text: str | os.PathLike) -> AnyPath:

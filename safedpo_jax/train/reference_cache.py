@@ -10,7 +10,6 @@ import io
 import json
 import time
 import uuid
-import zipfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -238,7 +237,7 @@ def _read_shard(path: AnyPath) -> dict[bytes, np.float32]:
             keys, values = np.ascontiguousarray(shard["keys"]), shard["values"]
         if keys.shape != (*values.shape, KEY_BYTES) or keys.dtype != np.uint8 or values.dtype != np.float32:
             raise ValueError(f"keys {keys.shape} {keys.dtype}, values {values.shape} {values.dtype}")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except storage.NPZ_DAMAGE as error:
         raise checks.UserError(
             f"The shard {path} of the reference cache is damaged ({type(error).__name__}: {error}). Delete that file and precompute again: "
             "only its values are recomputed."

@@ -11,7 +11,6 @@ import importlib.metadata
 import io
 import json
 import time
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,12 +64,14 @@ class TokenCache(NamedTuple):
 
     def _read(self, path: AnyPath) -> Tokenized | None:
         try:
-            found = from_bytes(storage.read_bytes(path))
+            content = storage.read_bytes(path)
         except FileNotFoundError:
             return None
         except OSError as error:
             return self.say(f"  tokens: {path} cannot be read ({error.strerror}); tokenizing again")
-        except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        try:
+            found = from_bytes(content)
+        except storage.NPZ_DAMAGE as error:
             return self.say(f"  tokens: {path} is damaged ({type(error).__name__}: {error}); tokenizing again")
         self.say(f"  tokens: read from {path}")
         return found
@@ -120,7 +121,7 @@ def from_bytes(content: bytes) -> Tokenized:
     """What `to_bytes` was given.
 
     Raises:
-      ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile: it is not such a file, or not all of it.
+      One of `storage.NPZ_DAMAGE`: it is not such a file, or not all of it.
     """
     with np.load(io.BytesIO(content), allow_pickle=False) as held:
         columns: dict[str, Any] = {name: held[name] for name in held.files}
