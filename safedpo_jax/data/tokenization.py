@@ -22,6 +22,9 @@ from safedpo_jax.data.scores import score_columns, weight_column
 from safedpo_jax.data.templates import Template, get_template
 from safedpo_jax.data.tokenizers import Tokenizer, encode_texts
 
+AT_ONCE = 1000
+"""Examples whose texts and ids are held at a time: few enough that what is read again is still in the processor's cache."""
+
 
 @dataclass
 class TokenizationReport:
@@ -205,21 +208,20 @@ def _fit_all(
     """Renders, encodes and fits everything: the survivors by index, and the counts."""
     form = get_template(template, tokenizer)
     report = TokenizationReport(form.name, len(items))
-    texts: list[str] = []
-    for item, answers in zip(items, responses, strict=True):
-        texts += _render(form, item, answers)
-    ids = iter(encode_texts(tokenizer, texts))
     fitted = {}
-    for index, (item, answers) in enumerate(zip(items, responses, strict=True)):
-        prompt, conversations = next(ids), [next(ids) for _ in answers]
-        blank = any(not answer.strip() for answer in answers)
-        if blank:
-            outcome = "empty_response"
-        else:
-            outcome = fit_example(prompt, conversations, limits, eos=tokenizer.eos_token_id, bos=tokenizer.bos_token_id)
-        report.count(outcome, item.where)
-        if isinstance(outcome, Fitted):
-            fitted[index] = outcome
+    for start in range(0, len(items), AT_ONCE):
+        part = range(start, min(start + AT_ONCE, len(items)))
+        ids = iter(encode_texts(tokenizer, [text for index in part for text in _render(form, items[index], responses[index])]))
+        for index in part:
+            answers = responses[index]
+            prompt, conversations = next(ids), [next(ids) for _ in answers]
+            if any(not answer.strip() for answer in answers):
+                outcome = "empty_response"
+            else:
+                outcome = fit_example(prompt, conversations, limits, eos=tokenizer.eos_token_id, bos=tokenizer.bos_token_id)
+            report.count(outcome, items[index].where)
+            if isinstance(outcome, Fitted):
+                fitted[index] = outcome
     _check_survivors(report, limits, max_dropped_share)
     return fitted, report
 

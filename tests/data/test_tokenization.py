@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from safedpo_jax.checks import UserError
+from safedpo_jax.data import tokenization
 from safedpo_jax.data.packing import pack_pairs, pair_costs, plan_batch
 from safedpo_jax.data.records import Message, SftRecord
 from safedpo_jax.data.tokenization import encode_prompts, tokenize_pairs, tokenize_sft
@@ -97,7 +98,9 @@ def test_p04_truncated_responses_are_counted(truncation, ends):
     assert "1 responses cut on the right" in report.lines()
 
 
-def test_p10_p12_dropped_examples_are_counted_under_one_reason_with_a_place():
+@pytest.mark.parametrize("at_once", [1, 4, 1000])
+def test_p10_p12_dropped_examples_are_counted_under_one_reason_with_a_place(monkeypatch, at_once):
+    monkeypatch.setattr(tokenization, "AT_ONCE", at_once)  # places and counts run on over the slices
     pairs = [
         toy.pair("yes", "no", row=0),
         toy.pair("  ", "no", row=1),
