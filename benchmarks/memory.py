@@ -43,7 +43,7 @@ ON_CPU = ("model.compute_dtype=float32", "mesh.fsdp=1", "batch.rows=1", "batch.r
 
 def on_tpu(preset: str, where: str, flags: tuple[str, ...]) -> dict[str, float]:
     """Bytes of a chip by kind, of the step compiled for it."""
-    from safedpo_jax import config_command_line
+    from safedpo_jax.config import command_line
     from safedpo_jax.planning import topology
     from safedpo_jax.tools import plan
 
@@ -52,7 +52,7 @@ def on_tpu(preset: str, where: str, flags: tuple[str, ...]) -> dict[str, float]:
     )
     place = topology.parse(where)
     topology.prepare(place)
-    config, _ = config_command_line.parse(["benchmarks/memory.py", *rest], workdir=False)
+    config, _ = command_line.parse(["benchmarks/memory.py", *rest], workdir=False)
     from safedpo_jax import models  # after the environment is set: it imports JAX
     from safedpo_jax.planning import planner, program
 
@@ -79,17 +79,18 @@ def on_cpu(remat: str, flags: tuple[str, ...]) -> dict[str, float]:
     import jax
     import workloads
 
-    from safedpo_jax import config_command_line, config_loss, models, sharding
+    from safedpo_jax import models, sharding
+    from safedpo_jax.config import command_line, loss_terms
     from safedpo_jax.planning import memory, program, workload
 
     with tempfile.TemporaryDirectory() as name:
         workloads.fixed(Path(name) / "fixed", 1)
         changes = (f"model.path={name}/fixed/model", "data.train=none", f"model.remat={remat}", *ON_CPU, *flags)
         given = [f"--config={CONFIG}", *(f"--config.{change}" for change in changes)]
-        config, _ = config_command_line.parse(["benchmarks/memory.py", *given], workdir=False)
+        config, _ = command_line.parse(["benchmarks/memory.py", *given], workdir=False)
         network = program.architecture(config)
     mesh = sharding.make_mesh(1, 1, 1, devices=jax.devices("cpu")[:1])
-    work = workload.workload(config, workload.assumed(config), config_loss.terms(config.loss), mesh, "")
+    work = workload.workload(config, workload.assumed(config), loss_terms(config.loss), mesh, "")
     made = program.build(config, network, mesh, work.batch, work.total_steps)
     found, _ = memory.compiled_memory(made.runner.jitted(made.state), (made.state, made.frozen, made.batch), memory.arguments(made))
     return {**found.arguments._asdict(), "total": found.total, "model": models.parameter_count(made.state.params)}

@@ -22,8 +22,8 @@ import optax
 from hardware import versions
 from results import publish, table
 
-from safedpo_jax import config_loss, data, models, worlds
-from safedpo_jax.config import Loss
+from safedpo_jax import data, models, worlds
+from safedpo_jax.config import Loss, loss_terms
 from safedpo_jax.data.packing import pack_pairs, plan_batch
 from safedpo_jax.methods import world_stages
 from safedpo_jax.structs import PADDING
@@ -43,7 +43,7 @@ def compiled_step(layers: int, vocabulary: int, length: int, *, chunk: int = 128
     config = dataclasses.replace(models.preset("tiny", vocab_size=vocabulary), num_hidden_layers=layers)
     params = models.abstract_params(config)
     model = models.Model(config, {}, models.ModelOptions(remat="full"))
-    forward, terms = Forward.of(model, chunk, jnp.float32), config_loss.terms(Loss(name="safedpo"))
+    forward, terms = Forward.of(model, chunk, jnp.float32), loss_terms(Loss(name="safedpo"))
     optimizer, rate = optax.adamw(1e-6), lambda step: jnp.asarray(1e-6)
     step = jax.jit(make_train_step(forward, terms, optimizer, rate), donate_argnums=0)
     state = jax.eval_shape(lambda tree: create_state(tree, optimizer, 0, {}), params)

@@ -16,7 +16,8 @@ They share a file system: --workdir, data and model are the same directories for
 import sys
 from collections.abc import Sequence
 
-from safedpo_jax import cluster, command, config_command_line
+from safedpo_jax import cluster, command
+from safedpo_jax.config import command_line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,12 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str]) -> int:
-    if config_command_line.asks_for_help(arguments):
+    if command_line.asks_for_help(arguments):
         print(__doc__)
-        print(config_command_line.help_text())
+        print(command_line.help_text())
         return 0
     asked, arguments = cluster.take(arguments)
-    config, workdir = config_command_line.parse(arguments)
+    config, workdir = command_line.parse(arguments)
     from safedpo_jax.train import loop  # after the flags are known to be right: importing jax takes seconds
 
     cluster.connect(asked)

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from safedpo_jax import config, config_loss, losses
+from safedpo_jax import config, losses
 from safedpo_jax.checks import UsageError
+from safedpo_jax.config import loss_terms
+from safedpo_jax.config.loss import CONTROLS
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 
@@ -78,7 +80,7 @@ def test_p28_a_hyperparameter_the_loss_ignores_is_refused():
 
 
 def hyper(**changes):
-    (term,) = config_loss.terms(config.Loss(**changes))
+    (term,) = loss_terms(config.Loss(**changes))
     return term.hyper
 
 
@@ -88,7 +90,7 @@ def test_loss_defaults_are_the_papers_and_can_be_overridden():
 
 
 def test_a_sum_of_objectives_shares_hyperparameters_by_name_and_has_a_weight_each():
-    terms = config_loss.terms(config.Loss("dpo,safedpo", weights="0.8, 2", delta=3.0, beta=0.2))
+    terms = loss_terms(config.Loss("dpo,safedpo", weights="0.8, 2", delta=3.0, beta=0.2))
     assert [(term.objective.name, term.weight, term.hyper) for term in terms] == [
         ("dpo", 0.8, {"beta": 0.2, "label_smoothing": 0.0}),
         ("safedpo", 2.0, {"beta": 0.2, "delta": 3.0}),
@@ -96,7 +98,7 @@ def test_a_sum_of_objectives_shares_hyperparameters_by_name_and_has_a_weight_eac
 
 
 def test_a_schedule_moves_a_hyperparameter_and_a_weight_over_a_share_of_the_steps():
-    terms = config_loss.terms(config.Loss("safedpo,sft", schedule="delta=0:10:0.5, weight.sft=1:0"), steps=100)
+    terms = loss_terms(config.Loss("safedpo,sft", schedule="delta=0:10:0.5, weight.sft=1:0"), steps=100)
     for step, delta, weight in ((0, 0, 1), (25, 5, 0.75), (50, 10, 0.5), (100, 10, 0)):
         safe, sft = losses.at_step(terms, step)
         assert float(safe.hyper["delta"]) == pytest.approx(delta)
@@ -126,13 +128,13 @@ def test_a_schedule_moves_a_hyperparameter_and_a_weight_over_a_share_of_the_step
 )
 def test_losses_that_do_not_fit_are_refused(changes, sentence):
     with pytest.raises(UsageError, match=sentence):
-        config_loss.terms(config.Loss(**changes))
+        loss_terms(config.Loss(**changes))
 
 
 def test_every_hyperparameter_of_every_objective_has_a_default_and_a_key():
     keys = {field.name for field in dataclasses.fields(config.Loss)}
     read = set().union(*(objective.hyperparameters for objective in losses.OBJECTIVES.values() if objective.trains))
-    assert read == keys - set(config_loss.CONTROLS)
+    assert read == keys - set(CONTROLS)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +178,7 @@ def test_the_7b_config_holds_the_papers_values():
     values = module.get_config()
     values.model.path = "model"
     built = config.from_config_dict(values)
-    assert config_loss.terms(built.loss)[0].hyper == {"beta": 0.1, "delta": 10.0}
+    assert loss_terms(built.loss)[0].hyper == {"beta": 0.1, "delta": 10.0}
     assert (built.epochs, built.optimizer.learning_rate, built.optimizer.schedule, built.optimizer.warmup_ratio) == (
         3.0,
         1e-6,

@@ -2,7 +2,8 @@
 
 import pytest
 
-from safedpo_jax import config_command_line, main
+from safedpo_jax import main
+from safedpo_jax.config import command_line
 
 GOOD = ["x", "--config=configs/safedpo.py", "--workdir=w", "--config.data.train=t.jsonl", "--config.model.path=m"]
 
@@ -13,12 +14,12 @@ def in_the_repository(monkeypatch, pytestconfig):
 
 
 def test_overrides_reach_the_config():
-    config, workdir = config_command_line.parse([*GOOD, "--config.loss.beta=0.2", "--config.batch.pairs=4"])
+    config, workdir = command_line.parse([*GOOD, "--config.loss.beta=0.2", "--config.batch.pairs=4"])
     assert (config.loss.beta, config.batch.pairs, workdir) == (0.2, 4, "w")
 
 
 def test_unset_keys_can_be_set_by_flag():
-    config, _ = config_command_line.parse([*GOOD, "--config.steps=7", "--config.loss.delta=2", "--config.data.limit=9"])
+    config, _ = command_line.parse([*GOOD, "--config.steps=7", "--config.loss.delta=2", "--config.data.limit=9"])
     assert (config.steps, config.loss.delta, config.data.limit) == (7, 2.0, 9)
 
 

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from watch import BETA, BETAS, CLIP, EPS, LEARNING_RATE, Watch, arguments
 
-from safedpo_jax import config_loss, data, models, sharding
-from safedpo_jax.config import Loss, Optimizer
+from safedpo_jax import data, models, sharding
+from safedpo_jax.config import Loss, Optimizer, loss_terms
 from safedpo_jax.data.examples import from_ids
 from safedpo_jax.train import reference as references
 from safedpo_jax.train.accounting import accounting
@@ -32,7 +32,7 @@ def main() -> None:
     model = models.load_pretrained(workload.model, dtype, options=models.ModelOptions(remat=packing["remat"]))
     mesh = sharding.make_mesh(1, 1, 1)
     forward = Forward.of(model, packing["chunk"], dtype, mesh=mesh)
-    terms = config_loss.terms(Loss(name="dpo", beta=BETA))
+    terms = loss_terms(Loss(name="dpo", beta=BETA))
     settings = Optimizer(
         learning_rate=LEARNING_RATE,
         schedule="constant",

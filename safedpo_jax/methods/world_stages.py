@@ -10,8 +10,8 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from safedpo_jax import config_command_line, data, models, worlds
-from safedpo_jax.config import Config
+from safedpo_jax import data, models, worlds
+from safedpo_jax.config import Config, command_line
 from safedpo_jax.data import Message
 from safedpo_jax.sampling import generate_text
 from safedpo_jax.train import atomic, loop
@@ -58,7 +58,7 @@ def train_from_file(file: Path | str, workdir: Path, **overrides: object) -> Pat
     """Trains a config file in `workdir`, see `train_policy`. Keywords override its keys, `__` for a dot: `data__train="train.jsonl"`."""
     flags = [f"--config={file}", f"--workdir={workdir}"]
     flags += [f"--config.{key.replace('__', '.')}={value}" for key, value in overrides.items()]
-    config, directory = config_command_line.parse(["safedpo_jax.main", *flags])
+    config, directory = command_line.parse(["safedpo_jax.main", *flags])
     return train_policy(config, Path(directory), command="python -m safedpo_jax.main " + " ".join(flags))
 
 

@@ -4,8 +4,8 @@ import dataclasses
 import time
 from typing import Any, NamedTuple
 
-from safedpo_jax import config_loss, data, sharding
-from safedpo_jax.config import Config
+from safedpo_jax import data, sharding
+from safedpo_jax.config import Config, loss_terms
 from safedpo_jax.planning import costs, hlo, memory, program, topology, workload
 from safedpo_jax.planning.collectives import Traffic, collectives
 from safedpo_jax.planning.decoding import Decoding, decoding
@@ -58,7 +58,7 @@ def assemble(config: Config, where: Topology, network: Any, found: data.Tokenize
       UserError, UsageError: as the trainer, where config, data and mesh do not go together.
     """
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, devices=topology.devices(where))
-    work = workload.workload(config, found, config_loss.terms(config.loss), mesh, origin)
+    work = workload.workload(config, found, loss_terms(config.loss), mesh, origin)
     return program.build(config, network, mesh, work.batch, work.total_steps), work
 
 

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from safedpo_jax import config_loss, losses, models, sharding
+from safedpo_jax import losses, models, sharding
 from safedpo_jax.checks import UsageError, UserError
-from safedpo_jax.config import Config
+from safedpo_jax.config import Config, loss_terms
 from safedpo_jax.structs import PairBatch, Params
 from safedpo_jax.train import adapters, batches, scorers, weights
 from safedpo_jax.train import reference as references
@@ -92,7 +92,7 @@ def build(config: Config, network: Any, mesh: Mesh, batch: PairBatch, total_step
         )
     if config.lora.path:
         raise UsageError("lora.path cannot be planned: set lora.path= and its rank and targets as lora.rank and lora.targets.")
-    terms = config_loss.terms(config.loss, total_steps)
+    terms = loss_terms(config.loss, total_steps)
     model = _model(config, network, mesh)
     adapter = None
     if adapters.wanted(config):

@@ -20,7 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from safedpo_jax import checks, command, config_command_line
+from safedpo_jax import checks, command
+from safedpo_jax.config import command_line
 
 
 def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -45,13 +46,13 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[
 
 def examples(config: Any, flags: argparse.Namespace) -> tuple[Any, str]:
     """The run's examples, or assumed ones, and a sentence that says which."""
-    from safedpo_jax import config_loss
+    from safedpo_jax.config import loss_terms
     from safedpo_jax.planning import workload
 
     tokenizer = Path(config.tokenizer.path or config.model.path)
     here = tokenizer.is_dir() and all(Path(part).exists() for part in config.data.train.split(","))
     if here and flags.pairs is None and flags.mean_tokens is None:
-        found = workload.read(config, config_loss.terms(config.loss))
+        found = workload.read(config, loss_terms(config.loss))
         return found, f"{len(found):,} training examples of {config.data.train}, tokenised with {tokenizer}"
     pairs = workload.ASSUMED_PAIRS if flags.pairs is None else flags.pairs
     tokens = float(workload.ASSUMED_TOKENS) if flags.mean_tokens is None else flags.mean_tokens
@@ -65,7 +66,7 @@ def examples(config: Any, flags: argparse.Namespace) -> tuple[Any, str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if config_command_line.asks_for_help(arguments):
+    if command_line.asks_for_help(arguments):
         print(__doc__)
         return 0
     from safedpo_jax.planning import topology
@@ -73,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags, rest = parse_arguments(arguments)
     where = topology.parse(flags.topology)
     topology.prepare(where)
-    config, _ = config_command_line.parse(["safedpo_jax.tools.plan", *rest], workdir=False)
+    config, _ = command_line.parse(["safedpo_jax.tools.plan", *rest], workdir=False)
     from safedpo_jax.planning import advice, planner, program, report  # after the environment is set: they import JAX
 
     network = program.architecture(config)

@@ -12,17 +12,18 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 
-from safedpo_jax import checks, cluster, command, config_command_line, storage
+from safedpo_jax import checks, cluster, command, storage
+from safedpo_jax.config import command_line
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Fills the cache; returns the exit status."""
     arguments = list(sys.argv if arguments is None else ["precompute_reference", *arguments])
-    if config_command_line.asks_for_help(arguments):
+    if command_line.asks_for_help(arguments):
         print(__doc__)
         return 0
     asked, arguments = cluster.take(arguments)
-    config, workdir = config_command_line.parse(arguments, workdir=False)
+    config, workdir = command_line.parse(arguments, workdir=False)
     if not workdir and not config.reference_cache:
         raise checks.UsageError(
             "name the cache's place: --workdir of the run (its sibling reference_cache is used) or --config.reference_cache"

@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from safedpo_jax import config_loss, data, models, sharding
+from safedpo_jax import data, models, sharding
 from safedpo_jax.checks import UserError
-from safedpo_jax.config import Config
+from safedpo_jax.config import Config, loss_terms
 from safedpo_jax.models.score import HEAD
 from safedpo_jax.train import weights
 
@@ -18,7 +18,7 @@ Say = Callable[[str], None]
 
 def wanted(config: Config) -> str | None:
     """The kind of score model that the run trains, "reward" or "cost"; None where it trains a policy."""
-    objective = config_loss.terms(config.loss)[0].objective
+    objective = loss_terms(config.loss)[0].objective
     return objective.score_type if objective.trains_scores else None
 
 

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from safedpo_jax import config_loss, data, losses, models, sharding, storage
-from safedpo_jax.config import Config
+from safedpo_jax import data, losses, models, sharding, storage
+from safedpo_jax.config import Config, loss_terms
 from safedpo_jax.structs import Params
 from safedpo_jax.train import adapters, batches, processes, scorers
 from safedpo_jax.train import reference as references
@@ -96,7 +96,7 @@ def build(config: Config, beside: storage.AnyPath, say: Say = print) -> Run:
     Raises:
       UserError: whatever is wrong with the data, the tokenizer, the model directory or the reference cache.
     """
-    terms = config_loss.terms(config.loss)
+    terms = loss_terms(config.loss)
     for term in terms:
         if not term.objective.bounded:
             say(f"loss: {term.objective.name} has no lower bound at its defaults; watch drift/chosen, and stop early")
@@ -133,7 +133,7 @@ def build(config: Config, beside: storage.AnyPath, say: Say = print) -> Run:
     axis = PMAP_AXIS if config.mesh.pmap else None
     rate = schedule(config.optimizer, pipeline.total_steps)
     per_device = forward._replace(mesh=None) if config.mesh.pmap else forward
-    terms = config_loss.terms(config.loss, pipeline.total_steps)
+    terms = loss_terms(config.loss, pipeline.total_steps)
     step = make_train_step(per_device, terms, optimizer, rate, axis_name=axis)
     runner = (PmapRunner if config.mesh.pmap else MeshRunner)(step, mesh, adapters.rules(model))
     groups = len(examples.held_out.group_names) if examples.held_out is not None else 0

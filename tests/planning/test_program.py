@@ -5,8 +5,9 @@ import dataclasses
 import jax
 import pytest
 
-from safedpo_jax import config_command_line, models, sharding
+from safedpo_jax import models, sharding
 from safedpo_jax.checks import UsageError, UserError
+from safedpo_jax.config import command_line, loss_terms
 from safedpo_jax.planning import advice, costs, hlo, memory, planner, program, topology, workload
 from safedpo_jax.planning.collectives import collectives
 from safedpo_jax.train import setup
@@ -25,13 +26,13 @@ def in_the_repository(monkeypatch, pytestconfig):
 
 def config_of(project, tmp_path, **overrides):
     flags = world.arguments(project, tmp_path, **{"data__eval": "", "mesh__data": 2, "mesh__fsdp": 2, "mesh__tensor": 2} | overrides)
-    return config_command_line.parse(["plan", *flags])[0]
+    return command_line.parse(["plan", *flags])[0]
 
 
 def planned(config):
     network = program.architecture(config)
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    terms = planner.config_loss.terms(config.loss)
+    terms = loss_terms(config.loss)
     work = workload.workload(config, workload.read(config, terms), terms, mesh, "")
     return program.build(config, network, mesh, work.batch, work.total_steps), work
 
@@ -87,7 +88,7 @@ def test_flops_are_those_of_a_program_without_loops(project, tmp_path):
     config = config_of(project, tmp_path, mesh__data=8, mesh__fsdp=1, mesh__tensor=1, model__remat="none", model__logps_chunk=10**6)
     network = dataclasses.replace(models.preset("tiny", vocab_size=384), num_hidden_layers=1, hidden_size=128, intermediate_size=512)
     mesh = sharding.make_mesh(8)
-    terms = planner.config_loss.terms(config.loss)
+    terms = loss_terms(config.loss)
     work = workload.workload(config, workload.read(config, terms), terms, mesh, "")
     one = work.batch.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype, sharding=leaf.sharding))
     made = program.build(config, network, mesh, one, work.total_steps)
@@ -107,7 +108,7 @@ def small(**overrides):
         "data.train": "none",
     } | overrides
     flags = [f"--config.{key}={value}" for key, value in values.items()]
-    config, _ = config_command_line.parse(["plan", "--config=configs/safedpo.py", *flags], workdir=False)
+    config, _ = command_line.parse(["plan", "--config=configs/safedpo.py", *flags], workdir=False)
     network = program.architecture(config)
     found = workload.assumed(config, 200, 100.0)
     return planner.assemble(config, topology.parse("h100:8"), network, found, "assumed")

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from safedpo_jax import config_command_line
+from safedpo_jax.config import command_line
 from safedpo_jax.train import setup
 
 from . import world
@@ -46,7 +46,7 @@ def settings(meshes):
 def run(project, folder, mesh, trained, reference, accumulation):
     """(losses [STEPS], trained parameters by path) of one setting, through the trainer's own parts."""
     chosen = COMMON | MESHES.get(mesh, {}) | TRAINED[trained] | REFERENCES[reference] | ACCUMULATIONS[accumulation]
-    config, _ = config_command_line.parse(["matrix", *world.arguments(project, folder, **chosen)])
+    config, _ = command_line.parse(["matrix", *world.arguments(project, folder, **chosen)])
     built = setup.build(config, folder, say=lambda text: None)
     assert built.pipeline.plan.micro == int(accumulation)
     state, losses = built.first_state(), []

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from safedpo_jax import config_command_line, config_loss, losses, models, sharding, worlds
+from safedpo_jax import losses, models, sharding, worlds
+from safedpo_jax.config import command_line, loss_terms
 from safedpo_jax.methods import world_stages
 from safedpo_jax.train import batches, setup
 from safedpo_jax.train.examples import load_examples
@@ -55,7 +56,7 @@ def flags(paths, workdir, **overrides):
 def parsed(objective, small_world, tmp_path):
     data = small_world["train"] if objective.pairs else small_world["sft"]
     layout = {"batch__layout": "plain", "batch__rows": 16} if objective.scope == "embeddings" else {}
-    config, _ = config_command_line.parse(flags(small_world, tmp_path, loss__name=objective.name, data__train=data, **layout))
+    config, _ = command_line.parse(flags(small_world, tmp_path, loss__name=objective.name, data__train=data, **layout))
     return config
 
 
@@ -73,7 +74,7 @@ def assert_it_learned(objective, state, history):
 def test_twenty_steps_from_a_config_lower_the_loss(objective, small_world, tmp_path):
     """Config, data, pipeline and step are the real ones; the language model is one of two matrices, which compiles in no time."""
     config = parsed(objective, small_world, tmp_path)
-    terms, mesh = config_loss.terms(config.loss, STEPS), sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    terms, mesh = loss_terms(config.loss, STEPS), sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     examples = load_examples(config, terms, say=lambda text: None)
     pipeline = batches.make_pipeline(config, examples.train, mesh)
     keys, size = jax.random.split(jax.random.key(0), 2), 1024

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from safedpo_jax import command, config_command_line
+from safedpo_jax import command
+from safedpo_jax.config import command_line
 from safedpo_jax.tools import quickstart
 
 SMALL = ["--train_pairs=60", "--test_prompts=20"]
@@ -15,7 +16,7 @@ def finished(tmp_path_factory):
     """A run of two steps a stage on the real stages; the configs are the published ones, shortened."""
     root = tmp_path_factory.mktemp("quickstart") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        parse = config_command_line.parse
+        parse = command_line.parse
         short = [
             "--config.steps=2",
             "--config.batch.pairs=8",
@@ -23,7 +24,7 @@ def finished(tmp_path_factory):
             "--config.eval.every=0",
             "--config.log.tensorboard=False",
         ]
-        patch.setattr(config_command_line, "parse", lambda arguments: parse([*arguments, *short]))
+        patch.setattr(command_line, "parse", lambda arguments: parse([*arguments, *short]))
         assert command.run(lambda: quickstart.run([f"--workdir={root}", *SMALL])) == 0
     return root
 

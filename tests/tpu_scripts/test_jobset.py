@@ -12,7 +12,7 @@ import re
 import pytest
 import yaml
 
-from safedpo_jax import config_command_line
+from safedpo_jax.config import command_line
 
 from .cloud import SCRIPTS
 
@@ -121,7 +121,7 @@ def test_the_command_is_the_restart_loop_around_a_command_line_that_parses(monke
     assert TRAINER["command"] == ["bash", "tpu_scripts/worker/restart_loop.sh"]
     python, dash_m, module, *flags = TRAINER["args"]
     assert (python, dash_m) == ("python", "-m")
-    config, workdir = config_command_line.parse([module, *flags])
+    config, workdir = command_line.parse([module, *flags])
     assert config.loss.name == "safedpo"
     assert [mount["mountPath"] for mount in TRAINER["volumeMounts"]] == ["/runs"]
     assert all(path.startswith("/runs/") for path in (workdir, config.data.train, config.data.eval, config.model.path))

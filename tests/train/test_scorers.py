@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from safedpo_jax import config as configs
-from safedpo_jax import config_loss, models, sharding
+from safedpo_jax import models, sharding
 from safedpo_jax.checks import UserError
+from safedpo_jax.config import loss_terms
 from safedpo_jax.models.tree import flatten
 from safedpo_jax.train import examples, scorers
 from tests.data import toy as toy_data
@@ -95,7 +96,7 @@ def test_a_vocabulary_too_small_for_the_tokenizer_is_refused(policy, tmp_path):
 
 
 def loaded(settings, policy):
-    return examples.load_examples(settings, config_loss.terms(settings.loss), say=lambda text: None).train
+    return examples.load_examples(settings, loss_terms(settings.loss), say=lambda text: None).train
 
 
 def test_pairs_are_ordered_by_safety_and_scored_at_their_ends(policy, tmp_path):

@@ -1,21 +1,10 @@
-"""Every default of a training run, as frozen dataclasses, and their exchange with a locked ml_collections.ConfigDict.
+"""Every default of a training run, as frozen dataclasses.
 
-A file in `configs/` starts from `config.default()` and states only what differs; flags override it (`--config.loss.beta=0.2`); then
-`from_config_dict` checks names, types and ranges and returns a frozen `Config`, which is what the program reads.
-A key that is None is "not set": the reader below says what happens then. Hyper-parameters of the loss default to None; the value used is
-the one in the table of objectives, and setting one that the chosen loss does not read is an error.
+A key that is None is "not set": whoever reads it says what happens then. Hyper-parameters of the loss default to None; the value used is the
+one in the table of objectives.
 """
 
 import dataclasses
-import types
-import typing
-from collections.abc import Mapping
-from typing import Any
-
-from ml_collections import config_dict
-
-from safedpo_jax import config_checks, config_loss
-from safedpo_jax.checks import UsageError, nearest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +64,7 @@ class Loss:
 
     name: str = "safedpo"  # or several, separated by commas: their weighted sum is minimised
     weights: str = ""  # of several objectives, separated by commas; empty = 1 each
-    schedule: str = ""  # NAME=FROM:TO[:SHARE], ...: numbers that move linearly over a share of the run, see config_loss
+    schedule: str = ""  # NAME=FROM:TO[:SHARE], ...: numbers that move linearly over a share of the run, see config/loss.py
     beta: float | None = None  # KL temperature
     delta: float | None = None  # safety margin in logits, outside beta
     margin: float | None = None  # of slic, simpo, alphapo, suan
@@ -194,79 +183,3 @@ class Config:
     checkpoint: Checkpoint = Checkpoint()
     eval: Eval = Eval()
     log: Log = Log()
-
-
-def default() -> Any:
-    """The defaults as a locked ConfigDict, for a file in `configs/` to change (Any: type checkers know no keys of a ConfigDict)."""
-    return to_config_dict(Config())
-
-
-def to_config_dict(config: Any) -> config_dict.ConfigDict:
-    """A dataclass as a locked ConfigDict; unset keys become typed placeholders so that flags can set them."""
-    result = config_dict.ConfigDict()
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            result[field.name] = to_config_dict(value)
-        elif _optional(field.type) is not None:
-            result[field.name] = config_dict.placeholder(_optional(field.type))
-            if value is not None:
-                result[field.name] = value
-        else:
-            result[field.name] = value
-    return result.lock()
-
-
-def from_config_dict(values: config_dict.ConfigDict | Mapping[str, Any]) -> Config:
-    """Checks names, types and ranges.
-
-    Raises:
-      UsageError: names the key, the value, and the nearest known key or the allowed values.
-    """
-    config = _build(Config, values, prefix="")
-    config_checks.check(dataclasses.asdict(config))
-    config_checks.check_lora(config, Lora())
-    config_checks.check_loss(config, config_loss.terms(config.loss))
-    return config
-
-
-def as_dict(config: Config) -> dict[str, Any]:
-    """Nested plain dict, ready for JSON."""
-    return dataclasses.asdict(config)
-
-
-def _optional(annotation: Any) -> type | None:
-    """The T of `T | None`, or None for any other annotation."""
-    if isinstance(annotation, types.UnionType):
-        kinds = [kind for kind in typing.get_args(annotation) if kind is not type(None)]
-        return kinds[0]
-    return None
-
-
-def _build(cls: type, values: Any, prefix: str) -> Any:
-    known = {field.name: field for field in dataclasses.fields(cls)}
-    for key in values:
-        if key not in known:
-            raise UsageError(f"unknown config key '{prefix}{key}'{nearest(key, known)}")
-    arguments = {}
-    for name, field in known.items():
-        if name not in values:
-            continue
-        value = values[name]
-        if dataclasses.is_dataclass(field.type):
-            arguments[name] = _build(typing.cast(type, field.type), value, f"{prefix}{name}.")
-        else:
-            arguments[name] = _typed(f"{prefix}{name}", value, field.type)
-    return cls(**arguments)
-
-
-def _typed(key: str, value: Any, annotation: Any) -> Any:
-    optional = _optional(annotation)
-    if value is None and optional is not None:
-        return None
-    kind = optional or annotation
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise UsageError(f"config key '{key}' must be {kind.__name__}{' or None' if optional else ''}, got {value!r}")
-    return value

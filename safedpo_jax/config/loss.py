@@ -15,7 +15,7 @@ CONTROLS = ("name", "weights", "schedule")
 """Keys of the section that are not hyper-parameters."""
 
 
-def terms(loss: Any, steps: int = 1) -> list[Any]:
+def loss_terms(loss: Any, steps: int = 1) -> list[Any]:
     """The sum of objectives as `losses.Term`s.
 
     Args:
