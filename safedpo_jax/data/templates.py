@@ -6,6 +6,8 @@ plain      {prompt}\\n\\n{response}
 auto       chat if the tokenizer has a chat template, else safe_rlhf
 """
 
+import datetime
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +16,7 @@ from safedpo_jax.data.records import Message
 from safedpo_jax.data.tokenizers import Tokenizer
 
 TEMPLATES = ("auto", "chat", "safe_rlhf", "plain")
+TODAY = datetime.datetime(2024, 7, 26)  # for templates that print the date, or data would change overnight; the default of Llama 3.1's own
 PROBE = "Response-probe-7f3a"  # stands for a response while the template's suffix is found: no template trims or rewrites it
 
 
@@ -82,28 +85,53 @@ def _chat(tokenizer: Tokenizer) -> Template:
     if not tokenizer.chat_template:
         raise UserError("Template 'chat' needs a tokenizer with a chat_template, and this one has none; use 'safe_rlhf' or 'plain'.")
 
+    source = _on_one_day(tokenizer.get_chat_template())
+
     def render(messages: Sequence[Message], **options: bool) -> str:
         turns = [{"role": message.role, "content": message.content} for message in messages]
         try:
-            return tokenizer.apply_chat_template(turns, tokenize=False, **options)
+            return tokenizer.apply_chat_template(turns, chat_template=source, tokenize=False, **options)
         except Exception as error:  # a template may raise what it likes, jinja2 errors included
             raise UserError(f"The tokenizer's chat template refuses roles {[turn['role'] for turn in turns]}: {error}") from error
 
-    def prompt(messages: Sequence[Message]) -> str:
-        _ends_with_user(messages)
+    @functools.lru_cache(maxsize=1)  # both answers of a pair ask for it
+    def before_answer(messages: tuple[Message, ...]) -> str:
         return render(messages, add_generation_prompt=True)
 
-    probe = render([Message("user", "a"), Message("assistant", PROBE)])
+    def prompt(messages: Sequence[Message]) -> str:
+        _ends_with_user(messages)
+        return before_answer(tuple(messages))
+
+    single = [Message("user", "a")]
+    probe = render([*single, Message("assistant", PROBE)])
     if PROBE not in probe:
         raise UserError(f"The tokenizer's chat template does not show the assistant's message: it rendered {probe!r}.")
     suffix = probe.rpartition(PROBE)[2]
     kept, eos, _ = suffix.partition(tokenizer.eos_token)
 
-    def conversation(messages: Sequence[Message], response: str) -> str:
+    def answered(messages: Sequence[Message], response: str) -> str:
         text = render([*messages, Message("assistant", response)])
         if not text.endswith(suffix):
             raise UserError(f"The tokenizer's chat template ends a response with {suffix!r} once and with {text[-40:]!r} another time.")
         # What stands between response and EOS must be generated too, so it is scored; without an EOS the EOS replaces the suffix.
         return text[: len(text) - len(suffix)] + (kept if eos else "")
 
+    def conversation(messages: Sequence[Message], response: str) -> str:
+        text, begin = answered(messages, response), prompt(messages)
+        if text.startswith(begin) or text.startswith(render(messages)):  # or parts of what only a generation is asked with
+            return text
+        # Mistral's templates show a system message only while the last message is the user's: the answer follows what a sampler sees.
+        alone, start = answered(single, response), prompt(single)
+        if not alone.startswith(start):
+            raise UserError(f"The tokenizer's chat template shows {begin[-60:]!r} of a prompt, but {text[:60]!r} once it is answered.")
+        return begin + alone[len(start) :]
+
     return Template("chat", prompt, conversation)
+
+
+def _on_one_day(source: str) -> str:
+    """The Jinja text with a clock that stands still; transformers takes no function from outside, so the macro is written in Jinja."""
+    if "strftime_now" not in source:
+        return source
+    date = "".join(f" | replace('%{code}', '{TODAY.strftime(f'%{code}')}')" for code in "aAbBdHIjmMpSUwWyYxXc")
+    return "{% macro strftime_now(format) %}{{ format" + date + " }}{% endmacro %}\n" + source

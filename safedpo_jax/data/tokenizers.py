@@ -146,10 +146,12 @@ def encode_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]
 
     Special tokens written in a text are read as such, so a template may or may not render the BOS itself; no EOS is added.
     """
-    bos, prepend = tokenizer.bos_token_id, adds_bos(tokenizer)
+    bos, prepend, backend = tokenizer.bos_token_id, adds_bos(tokenizer), tokenizer.backend_tokenizer
+    backend.no_padding()  # both may be on: saved in tokenizer.json, or left by whoever called the tokenizer last
+    backend.no_truncation()
     encoded = []
     for start in range(0, len(texts), BATCH):
-        batch = tokenizer.backend_tokenizer.encode_batch_fast(list(texts[start : start + BATCH]), add_special_tokens=False)
+        batch = backend.encode_batch_fast(list(texts[start : start + BATCH]), add_special_tokens=False)
         encoded += [_one_bos(np.asarray(encoding.ids, np.int32), bos, prepend) for encoding in batch]
     return encoded
 

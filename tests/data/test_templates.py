@@ -88,3 +88,29 @@ def test_a_role_without_a_place_and_a_template_that_refuses_are_sentences():
     strict = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system here') }}{% endif %}" + CHATML
     with pytest.raises(UserError, match=r"refuses roles \['system', 'user'\]: no system here"):
         get_template("chat", toy.tokenizer(chat=strict)).prompt((Message("system", "x"), *toy.ask()))
+
+
+@pytest.mark.parametrize(("talk", "shown"), [(toy.ask("Hi"), "<s>"), (TALK, "<s>[INST] Hi[/INST] Hello</s>")])
+def test_p01_an_answer_follows_the_prompt_of_a_sampler_if_the_template_hides_the_system_message_later(talk, shown):
+    template = get_template("chat", toy.tokenizer(chat=toy.MISTRAL))
+    guided = (Message("system", "Be kind."), *talk)
+    assert template.prompt(guided) == f"{shown}[INST] Be kind.\n\n{talk[-1].content}[/INST]"
+    assert template.conversation(guided, " So. ") == template.prompt(guided) + " So."
+    assert template.conversation(talk, "So.") == template.prompt(talk) + " So."
+
+
+def test_what_only_a_generation_is_asked_with_may_be_missing_from_an_answer():
+    template = get_template("chat", toy.tokenizer(chat=CHATML.replace("<|assistant|>{% endif %}", "<|assistant|><think>{% endif %}")))
+    assert template.conversation(TALK, "So") == template.prompt(TALK).removesuffix("<think>") + "So"
+
+
+def test_a_template_that_rewrites_an_answered_prompt_is_refused():
+    chat = "{% for m in messages %}{{ m['content'] | upper if messages | length % 2 else m['content'] }}{% endfor %}"
+    with pytest.raises(UserError, match="shows 'A LONG' of a prompt, but 'a longRes"):
+        get_template("chat", toy.tokenizer(chat=chat)).conversation(toy.ask("a long"), "Res")
+
+
+def test_p42_a_template_that_prints_the_date_prints_the_same_one_every_day():
+    dated = "\n{% if strftime_now is defined %}{% set today = strftime_now('%d %b %Y, %H:%M') %}{% endif %}{{ today }}\n"
+    template = get_template("chat", toy.tokenizer(chat=dated + CHATML))
+    assert template.prompt(toy.ask("Hi")) == "\n26 Jul 2024, 00:00\n<|user|>Hi\n<|assistant|>"

@@ -47,6 +47,15 @@ def test_p01_prompt_and_response_are_the_tokens_of_the_whole_string(template, me
             assert [*examples.prompt(index).tolist(), *response.tolist()] == whole
 
 
+def test_p01_a_system_message_that_an_answered_conversation_hides_is_conditioned_on():
+    tokenizer = toy.tokenizer(chat=toy.MISTRAL)
+    guided = (Message("system", "Be kind."), *toy.ask("Hi?"))
+    examples, report = tokenize_pairs([toy.pair("yes", "no", guided)], tokenizer)
+    assert texts(examples, tokenizer, 0) == ["<s>[INST] Be kind.\n\nHi?[/INST]", " yes</s>", " no</s>"]
+    assert report.boundary_tokens == 0
+    np.testing.assert_array_equal(encode_prompts([guided], tokenizer)[0], examples.prompt(0))
+
+
 @pytest.mark.parametrize("template", ["plain", "safe_rlhf", "chat"])
 @pytest.mark.parametrize("bos", [True, False])
 def test_p02_p03_bos_once_at_the_front_and_eos_once_at_the_scored_end(template, bos):

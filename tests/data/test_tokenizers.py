@@ -132,3 +132,17 @@ def test_many_texts_are_encoded_in_order_over_several_calls(monkeypatch):
     texts = [str(number) for number in range(8)]
     tokenizer = toy.tokenizer(bos=False)
     assert [tokenizer.decode(ids) for ids in encode_texts(tokenizer, texts)] == texts
+
+
+@pytest.mark.parametrize("bos", [True, False])
+def test_p05_padding_and_truncation_that_a_tokenizer_was_saved_or_called_with_change_nothing(tmp_path, bos):
+    original = toy.tokenizer(bos=bos, pad=toy.PAD)
+    expected = [ids.tolist() for ids in encode_texts(original, ["a", "a longer text"])]
+    original(["a", "a longer text"], padding=True, truncation=True, max_length=4)
+    assert [ids.tolist() for ids in encode_texts(original, ["a", "a longer text"])] == expected
+    original(["a", "a longer text"], padding=True, truncation=True, max_length=4)
+    original.save_pretrained(tmp_path)
+    stored = json.loads((tmp_path / "tokenizer.json").read_text())
+    assert stored["padding"]
+    assert stored["truncation"]
+    assert [ids.tolist() for ids in encode_texts(load_tokenizer(tmp_path), ["a", "a longer text"])] == expected

@@ -13,6 +13,21 @@ from safedpo_jax.data.records import Message
 from safedpo_jax.structs import CHOSEN, PADDING, PROMPT, REJECTED, ROLES, PairBatch
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
+MISTRAL = """{%- if messages[0]["role"] == "system" %}
+    {%- set system_message = messages[0]["content"] %}
+    {%- set messages = messages[1:] %}
+{%- endif %}
+{{- bos_token }}
+{%- for message in messages %}
+    {%- if message["role"] == "user" and loop.last and system_message is defined %}
+        {{- "[INST] " + system_message + "\n\n" + message["content"] + "[/INST]" }}
+    {%- elif message["role"] == "user" %}
+        {{- "[INST] " + message["content"] + "[/INST]" }}
+    {%- else %}
+        {{- " " + message["content"] | trim + eos_token }}
+    {%- endif %}
+{%- endfor %}"""
+"""What Mistral-7B-Instruct-v0.3 does: an answered conversation does not show its system message."""
 
 
 def backend(merges=(), bos=True):

@@ -58,19 +58,11 @@ LOGITS = ROWS * (LONG - SHORT) * VOCAB * 4
 """Bytes by which the logits of one microbatch grow from SHORT to LONG rows."""
 
 
-def growth(chunk):
-    """Bytes of temporary memory by which the step grows from SHORT to LONG rows."""
-    short, long = (compiled(VOCAB, length, chunk).memory_analysis().temp_size_in_bytes for length in (SHORT, LONG))
-    return long - short
-
-
 def test_p71_temporary_memory_does_not_grow_with_vocabulary_times_length():
-    assert growth(CHUNK) < 0.1 * LOGITS
-
-
-def test_p71_the_measure_notices_logits_of_whole_rows():
-    """One chunk for everything is what must not happen: the figure above has to see it."""
-    assert growth(ROWS * LONG) > LOGITS
+    steps = [compiled(VOCAB, SHORT), compiled(VOCAB, LONG), compiled(VOCAB, LONG, ROWS * LONG)]
+    short, long, whole = (step.memory_analysis().temp_size_in_bytes for step in steps)
+    assert long - short < 0.1 * LOGITS
+    assert whole - short > LOGITS  # with one chunk for everything, which must not happen: the figure above would see it
 
 
 def test_p68_nothing_is_fetched_or_called_back_inside_the_step():
