@@ -1,8 +1,10 @@
 """Stages of an experiment in the embedded world: write it, train a tokenizer, train a policy, sample answers, score them.
 
-Every stage leaves its result in a directory and is skipped when it is there, so that an interrupted experiment goes on where it stopped.
+Every stage leaves its result in a directory and is skipped when it is there, so that an interrupted experiment goes on where it stopped. What
+is there must be of the same world, config, policy and seed: another world or config is refused, answers of another policy are sampled again.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,11 +12,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from safedpo_jax import data, models, worlds
-from safedpo_jax.config import Config, command_line
+from safedpo_jax import checks, data, models, worlds
+from safedpo_jax.config import Config, as_dict, command_line
 from safedpo_jax.data import Message
 from safedpo_jax.sampling import generate_text
-from safedpo_jax.train import atomic, loop
+from safedpo_jax.train import atomic, loop, model_directory, run_directory
 from safedpo_jax.train.progress import Progress
 from safedpo_jax.worlds import Prompt, Score, World
 
@@ -22,13 +24,25 @@ TEMPLATE = "plain"
 VOCABULARY = 1024
 MAX_NEW_TOKENS = 96
 BATCH = 100
+STAMP = "world.sha256"
 WIDTH = 32
 """Prompts are padded to a multiple of this many tokens."""
 
 
 def write_world(directory: Path, world: World) -> dict[str, Path]:
-    """The world's JSONL files and a tokenizer trained on its texts, in `directory`; returns the paths, `tokenizer` among them."""
+    """The world's JSONL files and a tokenizer trained on its texts, in `directory`; returns the paths, `tokenizer` among them.
+
+    Raises:
+      UserError: the directory holds another world.
+    """
+    stamp, fingerprint = directory / STAMP, hashlib.sha256(json.dumps(worlds.texts(world)).encode()).hexdigest()
+    if stamp.exists() and stamp.read_text(encoding="utf-8").strip() != fingerprint:
+        raise checks.UserError(
+            f"{directory} holds another world, made with another seed, other sizes or another version: what was trained and answered beside it "
+            "would not fit. Use the same settings to go on, or another --workdir."
+        )
     paths = worlds.write(directory, world)
+    atomic.write(stamp, fingerprint + "\n")
     paths["tokenizer"] = directory / "tokenizer"
     if not (paths["tokenizer"] / "tokenizer.json").exists():
         train_tokenizer(paths["tokenizer"], [f"{row['prompt']}\n\n{row['response']}" for row in world.sft])
@@ -66,10 +80,13 @@ def train_policy(config: Config, workdir: Path, *, command: str) -> Path:
     """Trains in `workdir`, unless it is finished, and returns the directory of the policy.
 
     Raises:
+      UserError: the directory holds the run of another config; or whatever `loop.train` raises.
       SystemExit: the run was asked to stop; its status is passed on.
     """
     export = workdir / "export"
-    if not (export / "config.json").exists():
+    if (export / "config.json").exists():
+        run_directory.prepare(workdir, as_dict(config), may_differ=loop.MAY_DIFFER)  # refuses another config's
+    else:
         status = loop.train(config, str(workdir), command=command)
         if status:
             raise SystemExit(status)
@@ -77,10 +94,12 @@ def train_policy(config: Config, workdir: Path, *, command: str) -> Path:
 
 
 def answer(policy: Path, prompts: Sequence[Prompt], file: Path, *, seed: int) -> list[str]:
-    """One sampled answer (temperature 1) per prompt, in their order; kept in `file` and read from it if it is complete."""
+    """One sampled answer (temperature 1) per prompt, in their order; kept in `file` and read from it if policy, prompts and seed are the same."""
+    asked = [{"prompt": prompt.text, "kind": prompt.kind} for prompt in prompts]
+    origin = {"policy": model_directory.fingerprint(policy)[:16], "seed": seed}
     if file.exists():
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        if [row["prompt"] for row in rows] == [prompt.text for prompt in prompts]:
+        if [{key: value for key, value in row.items() if key != "response"} for row in rows] == [one | origin for one in asked]:
             return [row["response"] for row in rows]
     model, tokenizer = models.load_pretrained(policy, jnp.float32), data.load_tokenizer(policy)
     ids = [
@@ -101,7 +120,7 @@ def answer(policy: Path, prompts: Sequence[Prompt], file: Path, *, seed: int) ->
             report=progress.update,
         )
     responses = [completion.text.strip() for completion in completions]
-    rows = [{"prompt": prompt.text, "kind": prompt.kind, "response": text} for prompt, text in zip(prompts, responses, strict=True)]
+    rows = [one | {"response": text} | origin for one, text in zip(asked, responses, strict=True)]
     atomic.write(file, "".join(json.dumps(row) + "\n" for row in rows))
     return responses
 

@@ -4,6 +4,7 @@
 for a policy or reference takes it.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -34,6 +35,24 @@ def weight_files(directory: str | Path) -> list[Path]:
     """The files that hold the weights, in the order of their names."""
     root = Path(directory)
     return sorted(path for path in (root / WEIGHTS).rglob("*") if path.is_file()) if is_orbax(root) else sorted(root.glob("*.safetensors"))
+
+
+def fingerprint(directory: str | Path) -> str:
+    """SHA-256 over names and bytes of config.json and the weight files.
+
+    Raises:
+      UserError: one of them cannot be read.
+    """
+    digest = hashlib.sha256()
+    for file in [Path(directory) / "config.json", *weight_files(directory)]:
+        try:
+            with file.open("rb") as handle:
+                digest.update(str(file.relative_to(directory)).encode())
+                while block := handle.read(1 << 24):
+                    digest.update(block)
+        except OSError as error:
+            raise checks.UserError(f"cannot read {file}: {error.strerror}") from error
+    return digest.hexdigest()
 
 
 def load(directory: str | Path, dtype: Any, options: models.ModelOptions, sharding_for: Any, say: Say) -> models.Model:

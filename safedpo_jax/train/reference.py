@@ -8,7 +8,6 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from safedpo_jax import __version__, sharding
-from safedpo_jax.checks import UserError
 from safedpo_jax.config import Config
 from safedpo_jax.data import TokenizedExamples
 from safedpo_jax.structs import PairBatch, Params
@@ -61,17 +59,7 @@ def weights_fingerprint(config: Config) -> str:
     directory = config.model.reference_path or config.model.path
     if not directory:
         return f"preset {config.model.preset}, seed {config.seed}"
-    digest = hashlib.sha256()
-    files = [Path(directory) / "config.json", *model_directory.weight_files(directory)]
-    for file in files:
-        try:
-            with file.open("rb") as handle:
-                digest.update(str(file.relative_to(directory)).encode())
-                while block := handle.read(1 << 24):
-                    digest.update(block)
-        except OSError as error:
-            raise UserError(f"cannot read {file} of the reference model: {error.strerror}") from error
-    return digest.hexdigest()
+    return model_directory.fingerprint(directory)
 
 
 def short(identity: dict[str, str]) -> str:

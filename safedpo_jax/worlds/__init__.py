@@ -13,6 +13,7 @@ Helpfulness and safety conflict, as they do in life: what helps with a harmful p
 from safedpo_jax.worlds.build import FILES as FILES
 from safedpo_jax.worlds.build import World as World
 from safedpo_jax.worlds.build import build as build
+from safedpo_jax.worlds.build import texts as texts
 from safedpo_jax.worlds.build import write as write
 from safedpo_jax.worlds.hazards import CATEGORIES as CATEGORIES
 from safedpo_jax.worlds.prompts import KINDS as KINDS
@@ -39,5 +40,6 @@ __all__ = [
     "reward",
     "score",
     "split",
+    "texts",
     "write",
 ]

@@ -95,15 +95,20 @@ def supervised_rows(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
     return [{"prompt": prompt, "response": response, "source": source} for prompt, response, source in found]
 
 
+def texts(world: World) -> dict[str, str]:
+    """The world as JSONL, by the keys of FILES."""
+    test = [{"prompt": prompt.text, "source": prompt.kind, "intent": prompt.intent.name} for prompt in world.test_prompts]
+    contents = {"train": world.train, "eval": world.eval, "sft": world.sft, "test": test}
+    return {name: "".join(json.dumps(row) + "\n" for row in rows) for name, rows in contents.items()}
+
+
 def write(directory: str | Path, world: World) -> dict[str, Path]:
     """Writes the world as JSONL files (names in FILES) and returns their paths by the same keys."""
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    test = [{"prompt": prompt.text, "source": prompt.kind, "intent": prompt.intent.name} for prompt in world.test_prompts]
-    contents = {"train": world.train, "eval": world.eval, "sft": world.sft, "test": test}
     paths = {name: folder / file for name, file in FILES.items()}
-    for name, rows in contents.items():
-        paths[name].write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    for name, text in texts(world).items():
+        paths[name].write_text(text, encoding="utf-8")
     return paths
 
 

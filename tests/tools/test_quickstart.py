@@ -1,31 +1,34 @@
 """The quickstart on a pocket-sized world: every stage, its table and picture, and going on after an interruption."""
 
 import json
+import sys
 
 import pytest
 
-from safedpo_jax import command
+from safedpo_jax import command, worlds
 from safedpo_jax.config import command_line
+from safedpo_jax.methods import world_stages
 from safedpo_jax.tools import quickstart
+from safedpo_jax.train import model_directory
 
 SMALL = ["--train_pairs=60", "--test_prompts=20"]
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A run of two steps a stage on the real stages; the configs are the published ones, shortened."""
-    root = tmp_path_factory.mktemp("quickstart") / "run"
+SHORT = ["--config.steps=2", "--config.batch.pairs=8", "--config.batch.rows=8", "--config.eval.every=0", "--config.log.tensorboard=False"]
+
+
+def run(root, *flags):
+    """Exit status of two steps a stage on the real stages; the configs are the published ones, shortened."""
     with pytest.MonkeyPatch.context() as patch:
         parse = command_line.parse
-        short = [
-            "--config.steps=2",
-            "--config.batch.pairs=8",
-            "--config.batch.rows=8",
-            "--config.eval.every=0",
-            "--config.log.tensorboard=False",
-        ]
-        patch.setattr(command_line, "parse", lambda arguments: parse([*arguments, *short]))
-        assert command.run(lambda: quickstart.run([f"--workdir={root}", *SMALL])) == 0
+        patch.setattr(command_line, "parse", lambda arguments: parse([*arguments, *SHORT]))
+        return command.run(lambda: quickstart.run([f"--workdir={root}", *SMALL, *flags]))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    root = tmp_path_factory.mktemp("quickstart") / "run"
+    assert run(root) == 0
     return root
 
 
@@ -47,9 +50,35 @@ def test_every_held_out_prompt_is_answered_once_by_both(finished):
 
 def test_a_finished_run_only_reports_again(finished, capsys):
     before = (finished / "answers_SafeDPO.jsonl").stat().st_mtime_ns
-    assert command.run(lambda: quickstart.run([f"--workdir={finished}", *SMALL])) == 0
+    assert run(finished) == 0
     assert (finished / "answers_SafeDPO.jsonl").stat().st_mtime_ns == before
     assert "held-out prompts" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flag", ["--seed=1", "--train_pairs=61", "--test_prompts=21"])
+def test_another_world_in_the_directory_is_refused_and_nothing_changes(finished, capsys, flag):
+    before = {path: path.read_bytes() for path in (finished / "world").iterdir() if path.is_file()}
+    assert run(finished, flag) == 1
+    assert "holds another world" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_finished_stage_of_another_config_is_refused(finished, capsys, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "SHORT", [*SHORT, "--config.optimizer.learning_rate=0.5"])
+    assert run(finished) == 1
+    assert "optimizer.learning_rate" in capsys.readouterr().err
+
+
+def test_answers_of_another_policy_or_seed_are_sampled_again(finished, tmp_path):
+    prompts = worlds.build(0, train_pairs=60, test_prompts=20).test_prompts
+    kept = tmp_path / "answers.jsonl"
+    kept.write_bytes((finished / "answers_SFT.jsonl").read_bytes())
+    sft, aligned = (finished / name / "export" for name in ("sft", "safedpo"))
+    first = world_stages.answer(sft, prompts, kept, seed=0)
+    assert kept.read_bytes() == (finished / "answers_SFT.jsonl").read_bytes()
+    assert world_stages.answer(sft, prompts, kept, seed=1) != first
+    assert world_stages.answer(aligned, prompts, kept, seed=1)
+    assert {json.loads(line)["policy"] for line in kept.read_text().splitlines()} == {model_directory.fingerprint(aligned)[:16]}
 
 
 def test_help_and_usage(capsys):
