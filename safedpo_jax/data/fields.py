@@ -83,6 +83,15 @@ class Row:
             f"found {show(value)}"
         )
 
+    def json(self) -> str:
+        """The whole row as one line of JSON; a value that JSON or UTF-8 cannot hold (a Parquet file may hold any) is an error."""
+        for name, value in self.fields.items():
+            try:
+                json.dumps({name: value}, ensure_ascii=False).encode()
+            except (TypeError, ValueError):
+                raise self.error(f"field '{name}' cannot be written as JSON, found {show(value)}; remove or convert it") from None
+        return json.dumps(self.fields, ensure_ascii=False)
+
     def given(self, name: str) -> bool:
         """Whether the row has the field and it is not null."""
         return self.fields.get(name) is not None
@@ -99,6 +108,7 @@ def show(value: Any) -> str:
         text = json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError):
         text = repr(value)
+    text = text.encode(errors="backslashreplace").decode()  # half of a surrogate pair cannot be printed
     kinds = {bool: "a boolean", int: "an integer", float: "a number", str: "a string", list: "a list", dict: "an object"}
     kind = "null" if value is None else kinds.get(type(value), type(value).__name__)
     return kind if value is None else f"{kind}: {text if len(text) <= 60 else text[:57] + '...'}"

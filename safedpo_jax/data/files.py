@@ -144,6 +144,8 @@ def parse_line(text: str, where: str) -> dict[str, Any]:
         raise checks.UserError(
             f"{where}: malformed JSON at column {error.colno} ({error.msg}); each line must be one JSON object"
         ) from None
+    except ValueError as error:  # an integer of more than 4300 digits
+        raise checks.UserError(f"{where}: JSON that cannot be read ({error}); repair or remove the row") from None
     except RecursionError:
         raise checks.UserError(f"{where}: JSON nested too deeply; each line must be one flat JSON object") from None
     if not isinstance(value, dict):
@@ -163,6 +165,10 @@ def read_parquet(path: AnyPath) -> Iterator[Located]:
             contextlib.nullcontext(path) if isinstance(path, Path) else storage.reading(path) as stored,
             pyarrow.parquet.ParquetFile(stored) as file,
         ):
+            names = file.schema_arrow.names
+            if len(set(names)) < len(names):
+                twice = next(name for name in names if names.count(name) > 1)
+                raise checks.UserError(f"{path}: column '{twice}' appears twice; remove or rename one")
             for batch in file.iter_batches(batch_size=1024):
                 for fields in batch.to_pylist():
                     number += 1
@@ -171,5 +177,7 @@ def read_parquet(path: AnyPath) -> Iterator[Located]:
         raise checks.UserError(
             f"{path} is no readable Parquet file after row {number} ({str(error).splitlines()[0]}); download it again"
         ) from None
+    except UnicodeDecodeError as error:
+        raise checks.UserError(f"{path}: a text after row {number} is not UTF-8 ({error.reason}); write the file again") from None
     except OSError as error:
         raise checks.UserError(f"{path} cannot be read after row {number} ({error}); download it again") from None

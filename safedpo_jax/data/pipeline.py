@@ -8,6 +8,7 @@ many processes share them.
 import hashlib
 import math
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -163,7 +164,7 @@ def _total_pairs(examples: int, pairs_per_step: int, epochs: int | float | None,
     if pairs_per_step < 1:
         raise UsageError(f"A step needs at least one pair, got pairs_per_step={pairs_per_step}.")
     if epochs is not None and steps is None and epochs > 0:
-        return math.ceil(examples * epochs)
+        return math.ceil(examples * Fraction(str(epochs)))  # 100 * 1.1 is a little more than 110
     if steps is not None and epochs is None and steps > 0:
         return pairs_per_step * steps
     raise UsageError(f"Give the length of the run either as epochs or as steps, and above 0; got epochs={epochs}, steps={steps}.")

@@ -1,7 +1,7 @@
 """Records from wherever they are: files, folders, globs, tfds and Hugging Face data sets, one or several."""
 
+import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from safedpo_jax import checks
 from safedpo_jax.data import files, formats, hub, pku
@@ -60,7 +60,7 @@ def split_spec(spec: Spec) -> list[str]:
     Raises:
       UsageError: nothing is named.
     """
-    if isinstance(spec, str) and spec and not hub.is_named(spec) and Path(spec).exists():
+    if isinstance(spec, str) and spec and not hub.is_named(spec) and os.path.exists(spec):  # False too for what is too long for a name
         return [spec]
     parts = spec.split(",") if isinstance(spec, str) else [str(part) for part in ([spec] if isinstance(spec, AnyPath) else spec)]
     found = [part.strip() for part in parts if part.strip()]

@@ -48,7 +48,8 @@ def columns(scores: Sequence[Score]) -> dict[str, tuple[np.ndarray, np.ndarray]]
 def summarise(scores: Sequence[Score], prompts: Sequence[Hashable] | None = None, *, seed: int = 0) -> dict[str, Estimate]:
     """Each measure of `columns` with its 95 % interval; a measure about no answer is left out.
 
-    Shares of prompts with one answer each get Wilson's interval, everything else the percentile bootstrap over prompts.
+    Shares of prompts with one answer each get Wilson's interval, everything else the percentile bootstrap over prompts; where that has nothing
+    to resample, because all answers agree on a share, it is Wilson's over prompts: never +- 0 at 0 or 100 %.
 
     Args:
       scores: one per answer.
@@ -68,11 +69,12 @@ def summarise(scores: Sequence[Score], prompts: Sequence[Hashable] | None = None
     for name, (values, answers) in columns(scores).items():
         if not len(values):
             continue
-        if single and name.split("/")[0] in SHARES:
-            result[name] = wilson(int(values.sum()), len(values))
+        owners = range(len(values)) if prompts is None else [prompts[answer] for answer in answers]
+        means = prompt_means(values, list(owners))
+        if name.split("/")[0] in SHARES and (single or means.min() == means.max() in (0, 1)):
+            result[name] = wilson(int(means.sum()), len(means))
         else:
-            owners = range(len(values)) if prompts is None else [prompts[answer] for answer in answers]
-            result[name] = bootstrap_mean(prompt_means(values, list(owners)), seed=seed)
+            result[name] = bootstrap_mean(means, seed=seed)
     return result
 
 

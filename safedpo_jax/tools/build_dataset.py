@@ -48,7 +48,7 @@ def read_splits(values: Sequence[str]) -> dict[str, list[str]]:
 
 
 def build(splits: dict[str, list[str]], config: str, data_dir: str, overwrite: bool) -> str:
-    """Writes the data set and returns its folder. Nothing is left behind when a row is refused.
+    """Writes the data set and returns its folder. An old one stays until the new one is whole; nothing is left behind when a row is refused.
 
     Raises:
       UserError: a row is malformed, or the data set is already there and `overwrite` is False.
@@ -61,10 +61,18 @@ def build(splits: dict[str, list[str]], config: str, data_dir: str, overwrite: b
         raise checks.UserError(f"{folder} already holds this data set; pass --overwrite to replace it, or choose another --data_dir")
     for spec in splits.values():
         sources.load_pairs(spec, "pku")  # refuse bad rows before the old data set goes
+    old = folder.with_name(f"{folder.name}.old")
     if folder.exists():
-        shutil.rmtree(folder)
+        folder.rename(old)
         builder = PkuSaferlhf(data_dir=data_dir, config=config, sources=splits)
-    builder.download_and_prepare()
+    try:
+        builder.download_and_prepare()
+    except BaseException:
+        if old.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
     return str(folder)
 
 

@@ -49,6 +49,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise checks.UsageError(f"--{name} must be at least 1, got {getattr(options, name)}")
     if options.input == options.output:
         raise checks.UsageError(f"--input and --output are the same file {options.input}; name another output")
+    if not Path(options.output).absolute().parent.is_dir():
+        raise checks.UserError(f"there is no folder {Path(options.output).parent} for --output; make it first")
     rows, answers = read_answers(options.input, options.field)
 
     import jax
@@ -92,7 +94,7 @@ def read_answers(file: str, field: str) -> tuple[list[dict], list]:
     """Raw rows and their `score_texts.Answer`s.
 
     Raises:
-      UserError: a row is malformed, or has the new field already; names file and line.
+      UserError: a row is malformed, has the new field already, or holds what the output cannot; names file and line.
     """
     from safedpo_jax.data import sources, supervised
     from safedpo_jax.evals.score_texts import Answer
@@ -102,6 +104,7 @@ def read_answers(file: str, field: str) -> tuple[list[dict], list]:
         if field in row.fields:
             raise row.error(f"field '{field}' is there already; give the new one another name with --field")
         record = supervised.parse(row)
+        row.json()  # refused now, not when all is scored
         rows.append(row.fields)
         answers.append(Answer(record.prompt, record.response, record.where))
     return rows, answers

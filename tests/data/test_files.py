@@ -4,6 +4,7 @@ import gzip
 import json
 import lzma
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -67,6 +68,7 @@ def test_lines_are_counted_as_an_editor_counts_them(tmp_path):
         (b'{"x": {"role": "user", "role": "user"}}', "field 'role' appears twice"),
         (b'{"prompt": "\xff"}', "byte 13 is not UTF-8"),
         (b"[" * 100_000, "JSON nested too deeply"),
+        (b'{"x": ' + b"9" * 5000 + b"}", "JSON that cannot be read .Exceeds the limit"),
     ],
 )
 def test_a_bad_line_is_named_by_file_and_number(tmp_path, line, words):
@@ -113,6 +115,22 @@ def test_parquet_keeps_types_and_nulls_and_numbers_rows(tmp_path):
         path.write_bytes(broken)
         with pytest.raises(checks.UserError, match=r"a\.parquet is no readable Parquet file"):
             read(path)
+
+
+def test_a_parquet_column_that_appears_twice_is_refused(tmp_path):
+    columns = [pyarrow.array([text]) for text in "abc"]
+    pyarrow.parquet.write_table(pyarrow.table(columns, names=["prompt", "chosen", "chosen"]), tmp_path / "a.parquet")
+    with pytest.raises(checks.UserError, match=r"a\.parquet: column 'chosen' appears twice"):
+        read(tmp_path / "a.parquet")
+
+
+def test_parquet_text_that_is_not_utf8_is_a_sentence(tmp_path):
+    broken = pyarrow.Array.from_buffers(
+        pyarrow.string(), 1, [None, pyarrow.py_buffer(np.array([0, 1], np.int32).tobytes()), pyarrow.py_buffer(b"\xff")]
+    )
+    pyarrow.parquet.write_table(pyarrow.table([broken], names=["prompt"]), tmp_path / "a.parquet")
+    with pytest.raises(checks.UserError, match=r"a\.parquet: a text after row 0 is not UTF-8"):
+        read(tmp_path / "a.parquet")
 
 
 def test_folders_globs_and_single_files(tmp_path):

@@ -72,6 +72,12 @@ def test_batches_are_the_pairs_of_their_step():
     assert step == 8
 
 
+@pytest.mark.parametrize(("epochs", "pairs"), [(1.1, 22), (0.55, 11), (0.35, 7), (0.07, 2), (2, 40)])
+def test_a_part_of_an_epoch_is_not_rounded_up_by_what_floats_cannot_hold(epochs, pairs):
+    """20 * 1.1 is 22.000000000000004, and a 23rd pair would be a step of its own."""
+    assert pipeline(toy.examples([(3, 2, 2)] * 20), epochs=epochs).total_pairs == pairs
+
+
 def test_more_pairs_per_step_than_examples_repeat_them_across_epochs():
     stream = pipeline(pairs_per_step=30, epochs=5)
     for step in range(len(stream)):

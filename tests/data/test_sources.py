@@ -65,6 +65,14 @@ def test_several_specs_are_numbered_through_and_each_file_may_have_its_own_forma
         assert [(record.row, record.source) for record in records] == [(0, "first"), (1, "first"), (2, "second")]
 
 
+def test_a_list_of_files_may_be_longer_than_a_file_name(tmp_path, monkeypatch):
+    names = [f"shard-{number:05}-of-00030.jsonl" for number in range(30)]
+    for name in names:
+        (tmp_path / name).write_text(json.dumps({"prompt": "a", "chosen": "b", "rejected": "c"}) + "\n")
+    monkeypatch.chdir(tmp_path)
+    assert len(sources.load_pairs(",".join(names))) == 30
+
+
 def test_a_comma_in_a_file_name_is_part_of_it(tmp_path):
     path = write(tmp_path / "a,b.jsonl", [PAIR])
     assert len(sources.load_pairs(str(path))) == 1

@@ -54,6 +54,15 @@ def test_several_answers_of_a_prompt_are_one_unit():
     assert tenfold["harmless"].count == 6
 
 
+def test_a_share_on_which_all_answers_of_all_prompts_agree_is_not_certain():
+    harmless = [score for score in SCORES if not score.unsafe]
+    prompts = [str(number) for number in range(len(harmless))]
+    assert summarise(harmless * 3, prompts * 3)["harmless"] == intervals.wilson(len(harmless), len(harmless))
+    harmful = [score for score in SCORES if score.unsafe]
+    prompts = [str(number) for number in range(len(harmful))]
+    assert summarise(harmful * 3, prompts * 3)["harmless"] == intervals.wilson(0, len(harmful))
+
+
 def test_measures_without_answers_are_left_out():
     assert "harmless/harmful" not in summarise(SCORES[:3])
     assert "over_refusal" not in summarise(SCORES[3:])

@@ -54,6 +54,15 @@ def test_an_existing_data_set_is_kept_unless_told_otherwise(tmp_path, rows):
     assert len(sources.load_pairs(f"tfds:pku_saferlhf:train@{tmp_path}/tfds")) == 6
 
 
+def test_a_data_set_that_reads_itself_survives_the_failure(tmp_path, rows):
+    arguments = ["--data_dir", str(tmp_path / "tfds")]
+    build_dataset.main(["--source", str(rows), *arguments])
+    with pytest.raises(checks.UserError):
+        build_dataset.main(["--source", f"train=tfds:pku_saferlhf/local:train@{tmp_path}/tfds", *arguments, "--overwrite"])
+    assert len(sources.load_pairs(f"tfds:pku_saferlhf:train@{tmp_path}/tfds")) == 3
+    assert not list((tmp_path / "tfds").rglob("*.old"))
+
+
 @pytest.mark.parametrize("arguments", [[], ["--config", "local"], ["--config", "30k", "--source", "x.jsonl"]])
 def test_source_and_config_must_fit(tmp_path, arguments):
     with pytest.raises(checks.UsageError, match="--source goes with config 'local'"):
