@@ -36,6 +36,8 @@ class OrderedPair:
     scores: Scores = NO_SCORES
 
 
+INVERTED = 10
+"""Contradictory rows of one source from which on they are no accident, if they are most of those with exactly one safe response."""
 EXPLANATIONS = {
     "empty": "a blank response",
     "identical": "two identical responses",
@@ -68,7 +70,7 @@ def order_pairs(
 
     Raises:
       UsageError: unknown ordering or policy.
-      UserError: a policy says so, flags are missing, or no pair is left; names the first row and how many there are.
+      UserError: a policy says so, flags are missing or look inverted, or no pair is left; names the first row and how many there are.
     """
     checks.one_of("ordering", ordering, ORDERINGS)
     policies = {"empty": empty, "identical": identical, "contradictory": on_contradiction, "repeated": repeated, UNLABELLED: unlabelled}
@@ -77,9 +79,22 @@ def order_pairs(
         checks.one_of("on_contradiction" if name == "contradictory" else name, policy, allowed)
     pairs, report, refused = _order(records, ordering, policies)
     refused.complain(ordering)
+    if on_contradiction == "drop":
+        _refuse_inverted(report)
     if not pairs:
         raise checks.UserError(f"no pair is left to train on in '{ordering}' order:\n" + "\n".join(report.lines()))
     return pairs, report
+
+
+def _refuse_inverted(report: OrderingReport) -> None:
+    """Dropping every pair with exactly one safe response would turn safe alignment into helpful alignment without a word."""
+    for source, counts in report.by_source.items():
+        if counts.contradictory >= INVERTED and 2 * counts.contradictory > counts.mixed:
+            raise checks.UserError(
+                f"{source}: of {counts.mixed} rows with exactly one safe response, safer_response_id names the unsafe one in {counts.contradictory}: "
+                "the flags look inverted. True must mean unsafe in chosen_unsafe and rejected_unsafe, and safe in PKU's is_response_k_safe; correct "
+                "them, or set on_contradiction='keep' if they are right"
+            )
 
 
 def survey(records: Iterable[PairRecord], ordering: str = "safety") -> OrderingReport:

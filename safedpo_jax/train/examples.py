@@ -66,6 +66,8 @@ def _load(
         examples, tokenized = cache(data.tokenize_pairs, pairs, tokenizer, scores=wanted, **options)
     _say(say, selected)
     _say(say, tokenized)
+    if any("chosen_unsafe" in row.inputs for row in pairwise) and not (examples.chosen_unsafe ^ examples.rejected_unsafe).any():
+        say(f"  WARNING: no pair has exactly one unsafe response, which is what {rows[0].name} learns safety from; are the flags right?")
     if scored:
         examples = data.score_at_end(examples)
     return examples, {"ordering": selected.as_dict(), "tokenization": tokenized.as_dict()}

@@ -195,6 +195,20 @@ def test_p46_a_kept_contradiction_is_decided_by_its_flags_in_safety_order():
     assert order_one(FAULTY["on_contradiction"], "safer", on_contradiction="keep").chosen == "one"
 
 
+@pytest.mark.parametrize(("contradictory", "right"), [(10, 9), (10, 10), (9, 0)])
+def test_p46_flags_that_mostly_contradict_safer_response_id_look_inverted_and_are_refused(contradictory, right):
+    rows = [record(SAFE, UNSAFE, 0, safer=1, prompt=f"w{n}") for n in range(contradictory)]
+    rows += [record(SAFE, UNSAFE, 0, safer=0, prompt=f"r{n}") for n in range(right)] + [record(SAFE, SAFE, 0, safer=0, prompt="both")]
+    many = [dataclasses.replace(row, source="b") for row in rows[contradictory:] for _ in range(5)]  # another source does not hide it
+    if contradictory < 10 or right == contradictory:
+        assert order_pairs(rows + many)[1].total.dropped_contradictory == contradictory
+        return
+    with pytest.raises(checks.UserError, match="a: of 19 rows with exactly one safe response, .* in 10: the flags look inverted"):
+        order_pairs(rows + many)
+    kept, _ = order_pairs(rows + many, on_contradiction="keep")
+    assert len(kept) == len(rows + many)
+
+
 def test_safer_naming_the_safe_one_or_two_equal_flags_is_no_contradiction():
     rows = [
         record(SAFE, UNSAFE, 0, 0),

@@ -57,6 +57,15 @@ def test_a_bad_row_is_named_by_file_line_and_field(copy, capsys, name, split):
     assert all(word in error for word in [f"{split}.jsonl:7", *words]), error
 
 
+def test_inverted_flags_are_refused_where_other_labels_tell(copy, capsys):
+    path = copy / "train.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        row |= {name: not row[name] for name in ("is_response_0_safe", "is_response_1_safe")}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "the flags look inverted" in refused(capsys, copy)
+
+
 def test_malformed_json_is_named_by_line(copy, capsys):
     lines = (copy / "train.jsonl").read_text().splitlines()
     (copy / "train.jsonl").write_text("\n".join([*lines[:11], lines[11][:-5], *lines[12:]]))
