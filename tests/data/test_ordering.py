@@ -203,7 +203,7 @@ def test_p46_flags_that_mostly_contradict_safer_response_id_look_inverted_and_ar
     if contradictory < 10 or right == contradictory:
         assert order_pairs(rows + many)[1].total.dropped_contradictory == contradictory
         return
-    with pytest.raises(checks.UserError, match="a: of 19 rows with exactly one safe response, .* in 10: the flags look inverted"):
+    with pytest.raises(checks.UserError, match=r"a: of 19 rows with exactly one safe response, .* in 10: the flags look inverted"):
         order_pairs(rows + many)
     kept, _ = order_pairs(rows + many, on_contradiction="keep")
     assert len(kept) == len(rows + many)
