@@ -24,6 +24,8 @@ from safedpo_jax.data.report import PairCounts as PairCounts
 from safedpo_jax.data.rules import ORDERINGS as ORDERINGS
 from safedpo_jax.data.scores import HARM_CATEGORIES as HARM_CATEGORIES
 from safedpo_jax.data.scores import SCORES as SCORES
+from safedpo_jax.data.shapes import choose_shape as choose_shape
+from safedpo_jax.data.shapes import row_lengths as row_lengths
 from safedpo_jax.data.source_report import SourceReport as SourceReport
 from safedpo_jax.data.sources import load_labelled as load_labelled
 from safedpo_jax.data.sources import load_pairs as load_pairs
@@ -59,6 +61,7 @@ __all__ = [
     "TokenizationReport",
     "TokenizedExamples",
     "check_vocabulary",
+    "choose_shape",
     "concatenate",
     "encode_prompts",
     "load_labelled",
@@ -72,6 +75,7 @@ __all__ = [
     "packing_counts",
     "pair_costs",
     "plan_batch",
+    "row_lengths",
     "score_at_end",
     "select_labelled",
     "select_sft",

@@ -9,16 +9,17 @@ from safedpo_jax.config import Config
 from safedpo_jax.structs import PairBatch
 
 MOST_ROWS = 4
-"""Rows of a microbatch on each device that shares it, unless the config says otherwise."""
+"""Rows of the usual length that a device is given at a time, unless the config says otherwise."""
 
 
 def make_pipeline(config: Config, examples: data.TokenizedExamples, mesh: Any) -> data.Pipeline:
     index, count = sharding.process_rows(mesh)
+    rows, length = training_shape(config, mesh, examples)
     return data.Pipeline(
         examples,
         pairs_per_step=config.batch.pairs,
-        micro_rows=batch_rows(config, mesh, examples)[0] // count,
-        row_length=row_length(config),
+        micro_rows=rows // count,
+        row_length=length,
         layout=config.batch.layout,
         seed=config.seed,
         epochs=config.epochs if config.steps is None else None,
@@ -42,16 +43,35 @@ def every_example(config: Config, examples: data.TokenizedExamples, mesh: Any) -
 
 
 def row_length(config: Config) -> int:
+    """Tokens of a row in which any example fits: of evaluation, of the reference pass, and of training where `training_shape` chooses none."""
     if config.batch.layout == "plain":
         return config.data.max_length
     return config.batch.row_length or 2 * config.data.max_length
 
 
-def batch_rows(config: Config, mesh: Any, examples: data.TokenizedExamples | None = None) -> tuple[int, int]:
-    """(training, evaluation) rows of a microbatch over all devices.
+def training_shape(config: Config, mesh: Any, examples: data.TokenizedExamples) -> tuple[int, int]:
+    """(rows over all devices, tokens of a row) of a training microbatch.
 
-    Where the config leaves them open, evaluation takes `MOST_ROWS` rows per device, and training as many, but no more than a batch of average
-    pairs fills, so that a small batch is not mostly padding.
+    What the config leaves open is chosen by packing random steps of the examples, so that a step computes as little padding as it can on this
+    mesh; a device never gets more than `MOST_ROWS` rows of the usual length at a time. Rows that are given, with no length, have that length.
+    """
+    rows, _ = batch_rows(config, mesh)
+    usual = row_length(config)
+    if config.batch.rows is not None or config.batch.layout == "plain":
+        return rows, usual
+    costs, count = data.pair_costs(examples), sharding.process_rows(mesh)[1]
+    rows, length = data.choose_shape(
+        costs,
+        pairs=-(-config.batch.pairs // count),
+        shards=sharding.row_shards(mesh) // count,
+        lengths=[usual] if config.batch.row_length else data.row_lengths(int(costs.max()), usual),
+        most_tokens=MOST_ROWS * usual,
+    )
+    return rows * count, length
+
+
+def batch_rows(config: Config, mesh: Any) -> tuple[int, int]:
+    """(training, evaluation) rows of a microbatch over all devices: the config's, else `MOST_ROWS` for each device that shares it.
 
     Raises:
       UsageError: they do not divide over the devices that share a batch.
@@ -62,8 +82,4 @@ def batch_rows(config: Config, mesh: Any, examples: data.TokenizedExamples | Non
             raise UsageError(
                 f"{key}={size} does not divide over {shards} devices (mesh {dict(mesh.shape)}); make it a multiple of {shards}"
             )
-    filled = MOST_ROWS
-    if examples is not None and config.batch.layout == "shared":
-        tokens = config.batch.pairs * float(data.pair_costs(examples).mean())
-        filled = int(tokens / row_length(config) / shards)
-    return config.batch.rows or shards * min(max(filled, 1), MOST_ROWS), config.batch.eval_rows or MOST_ROWS * shards
+    return config.batch.rows or MOST_ROWS * shards, config.batch.eval_rows or MOST_ROWS * shards
