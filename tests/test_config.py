@@ -106,6 +106,12 @@ def test_a_schedule_moves_a_hyperparameter_and_a_weight_over_a_share_of_the_step
         assert safe.hyper["beta"] == 0.1
 
 
+def test_a_weight_may_be_zero_while_another_is_not_and_at_an_end_of_its_schedule():
+    for changes in ({"weights": "1,0"}, {"weights": "0,0", "schedule": "weight.sft=0:1"}, {"schedule": "weight.sft=1:0,weight.dpo=0:1"}):
+        assert len(loss_terms(config.Loss("dpo,sft", **changes), steps=7)) == 2
+    assert loss_terms(config.Loss("dpo", schedule="weight.dpo=1:0"))
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -124,6 +130,23 @@ def test_a_schedule_moves_a_hyperparameter_and_a_weight_over_a_share_of_the_step
         ({"name": "reward_model", "beta": 0.1}, r"loss.beta=0.1 is set, but 'reward_model' does not read it \(it reads: regularization\)"),
         ({"name": "cost_classifier", "regularization": -1.0}, "regularization=-1.0"),
         ({"name": "star_dss"}, "single tokens"),
+        ({"name": "dpo", "schedule": "beta=0.1:-0.1"}, r"^loss.schedule entry 'beta=0.1:-0.1' .*> 0 for beta, got beta=-0.1\."),
+        ({"name": "dpo", "schedule": "beta=-0.1:0.1"}, r"^loss.schedule entry 'beta=-0.1:0.1' .*> 0 for beta, got beta=-0.1\."),
+        ({"name": "dpo", "schedule": "beta=nan:1"}, "entry 'beta=nan:1' must be .*finite"),
+        ({"name": "dpo", "schedule": "beta=1:inf"}, "entry 'beta=1:inf' must be .*finite"),
+        (
+            {"name": "robust", "schedule": "label_smoothing=0.1:0.9:0.3"},
+            r"^loss.schedule entry 'label_smoothing=0.1:0.9:0.3' .*got label_s.*=0.9",
+        ),
+        ({"name": "safedpo", "schedule": "beta=0.1:0.2,delta=-5:10"}, r"^loss.schedule entry 'delta=-5:10' .*got delta=-5"),
+        ({"name": "dpo", "label_smoothing": 0.7, "schedule": "beta=0.1:0.2"}, "^dpo needs .*got label_smoothing=0.7"),
+        ({"name": "dpo", "weights": "nan"}, r"^loss.weights='nan' .*'dpo' needs a finite weight >= 0, got weight=nan"),
+        ({"name": "dpo,sft", "weights": "1,-1"}, r"^loss.weights='1,-1' .*'sft' needs a finite weight >= 0, got weight=-1"),
+        ({"name": "dpo,sft", "weights": "inf,1"}, r"^loss.weights='inf,1' .*'dpo' .*got weight=inf"),
+        ({"name": "dpo", "weights": "0"}, r"^loss.weights='0' .*weight > 0 .*got weight=0 for dpo"),
+        ({"name": "dpo,sft", "weights": "0,0"}, r"^loss.weights='0,0' .*weight > 0 .*got weight=0 for dpo, sft"),
+        ({"name": "dpo,sft", "schedule": "weight.sft=1:-1"}, r"^loss.schedule entry 'weight.sft=1:-1' .*'sft' needs a finite weight"),
+        ({"name": "sft", "schedule": "weight.sft=0:0"}, r"^loss.schedule entry 'weight.sft=0:0' .*weight > 0"),
     ],
 )
 def test_losses_that_do_not_fit_are_refused(changes, sentence):

@@ -1,12 +1,15 @@
 """From the `loss` section of a config to the terms of a loss: names, weights, hyper-parameters and their schedules.
 
 loss.name      dpo                    one objective, or several separated by commas: dpo,bco_pair,sft
-loss.weights   0.8,0.2,1              one number for each, in their order; empty = 1 each
+loss.weights   0.8,0.2,1              one number >= 0 for each, in their order, not all 0; empty = 1 each
 loss.schedule  delta=0:10:0.5         NAME=FROM:TO[:SHARE], linear over the first SHARE of the run's steps (default: all of it), then
-                                      constant; several separated by commas; NAME is a hyper-parameter or weight.OBJECTIVE
+                                      constant; several separated by commas; NAME is a hyper-parameter or weight.OBJECTIVE.
+                                      FROM and TO are checked like numbers that do not move
 """
 
 import dataclasses
+import math
+import re
 from typing import Any
 
 from safedpo_jax.checks import UsageError, nearest
@@ -44,8 +47,23 @@ def loss_terms(loss: Any, steps: int = 1) -> list[Any]:
         values = {name: moving.get(name, set_values.get(name, default)) for name, default in row.all_defaults.items()}
         result.append(losses.Term(row, values, moving.get(f"weight.{row.name}", weight)))
     losses.check_terms(result)
-    losses.check_values(result)
+    try:
+        losses.check_values(result)
+    except UsageError as error:
+        raise UsageError(f"{_culprit(str(error), loss)}{error}") from None
     return result
+
+
+def _culprit(sentence: str, loss: Any) -> str:
+    """Which key of the section a refused weight or scheduled number comes from, as the start of a sentence; empty for the keys of their own."""
+    for entry in filter(None, (part.strip() for part in loss.schedule.split(","))):
+        name = entry.partition("=")[0]
+        objective = name.removeprefix("weight.")
+        if re.search(
+            rf"'{objective}' needs a finite weight|got weight=0 .*\b{objective}\b" if objective != name else rf"\b{name}=", sentence
+        ):
+            return f"loss.schedule entry {entry!r} does not fit: "
+    return f"loss.weights={loss.weights!r} does not fit: " if "got weight=" in sentence else ""
 
 
 def _row(name: str, losses: Any) -> Any:
@@ -83,9 +101,10 @@ def _schedules(text: str, rows: list[Any], steps: int, losses: Any) -> dict[str,
             numbers = [float(part) for part in values.split(":")]
         except ValueError:
             numbers = []
-        if len(numbers) not in (2, 3) or (len(numbers) == 3 and not 0 < numbers[2] <= 1):
+        if len(numbers) not in (2, 3) or not all(map(math.isfinite, numbers)) or (len(numbers) == 3 and not 0 < numbers[2] <= 1):
             raise UsageError(
-                f"loss.schedule entry {entry!r} must be NAME=FROM:TO or NAME=FROM:TO:SHARE with 0 < SHARE <= 1, such as delta=0:10:0.5"
+                f"loss.schedule entry {entry!r} must be NAME=FROM:TO or NAME=FROM:TO:SHARE in finite numbers with 0 < SHARE <= 1, such as "
+                "delta=0:10:0.5"
             )
         if name not in known:
             raise UsageError(

@@ -16,9 +16,7 @@ from safedpo_jax.losses.batches import pair_weights as pair_weights
 from safedpo_jax.losses.compose import Term as Term
 from safedpo_jax.losses.compose import at_step as at_step
 from safedpo_jax.losses.compose import check_terms as check_terms
-from safedpo_jax.losses.compose import check_values as check_values
 from safedpo_jax.losses.compose import initial_duals as initial_duals
-from safedpo_jax.losses.compose import linear as linear
 from safedpo_jax.losses.compose import total_loss as total_loss
 from safedpo_jax.losses.inputs import Scalar as Scalar
 from safedpo_jax.losses.objective import Dual as Dual
@@ -30,12 +28,14 @@ from safedpo_jax.losses.reduction import mean as mean
 from safedpo_jax.losses.reduction import merge as merge
 from safedpo_jax.losses.reduction import weighted_sum as weighted_sum
 from safedpo_jax.losses.safety import *  # noqa: F403
+from safedpo_jax.losses.schedule import linear as linear
 from safedpo_jax.losses.scores import *  # noqa: F403
 from safedpo_jax.losses.segments import pair_counts as pair_counts
 from safedpo_jax.losses.segments import pair_sums as pair_sums
 from safedpo_jax.losses.segments import segment_sums as segment_sums
 from safedpo_jax.losses.table import OBJECTIVES as OBJECTIVES
 from safedpo_jax.losses.table import find_objective as find_objective
+from safedpo_jax.losses.term_checks import check_values as check_values
 from safedpo_jax.losses.token_logps import token_logps as token_logps
 from safedpo_jax.losses.tokens import *  # noqa: F403
 

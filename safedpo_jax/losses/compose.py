@@ -1,20 +1,17 @@
 """Sums of objectives: each term keeps its own mean, and weights and hyper-parameters may follow a schedule."""
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from safedpo_jax import checks
+from safedpo_jax.losses import inputs
 from safedpo_jax.losses.batches import Logps, pair_loss
 from safedpo_jax.losses.objective import Objective
 from safedpo_jax.losses.reduction import mean, weighted_sum
 from safedpo_jax.structs import PairBatch
-
-Schedule = Callable[[Any], Any]
-"""step -> value, as Optax's schedules are."""
 
 
 class Term(NamedTuple):
@@ -23,18 +20,6 @@ class Term(NamedTuple):
     objective: Objective
     hyper: Mapping[str, Any] = {}
     weight: Any = 1.0
-
-
-def linear(start: float, end: float, steps: int) -> Schedule:
-    """From `start` at step 0 to `end` at step `steps`, then constant."""
-    if steps < 1:
-        raise ValueError(f"linear needs at least 1 step, got {steps}.")
-
-    def value(step: Any) -> Any:
-        share = jnp.clip(jnp.asarray(step, jnp.float32) / steps, 0, 1)
-        return start + (end - start) * share
-
-    return value
 
 
 def at_step(terms: Sequence[Term], step: Any, duals: Mapping[str, Any] | None = None) -> list[Term]:
@@ -75,13 +60,13 @@ def total_loss(terms: Sequence[Term], policy_logps: Logps, reference_logps: Logp
       policy_logps, reference_logps, batch: as in `pair_loss`.
 
     Raises:
-      UsageError, UserError: see `pair_loss` and `check_terms`.
+      UsageError, UserError: see `pair_loss` and `check_terms`; or a weight is negative or not finite.
     """
     check_terms(terms)
-    parts = [
-        jnp.asarray(weight) * mean(weighted_sum(*pair_loss(objective, policy_logps, reference_logps, batch, **hyper)))
-        for objective, hyper, weight in at_step(terms, 0)
-    ]
+    parts = []
+    for objective, hyper, weight in at_step(terms, 0):
+        loss = mean(weighted_sum(*pair_loss(objective, policy_logps, reference_logps, batch, **hyper)))
+        parts.append(inputs.nonnegative("total_loss", loss.dtype, weight=weight) * loss)
     return jnp.stack(parts).sum()
 
 
@@ -102,21 +87,3 @@ def check_terms(terms: Sequence[Term]) -> None:
             )
         if len(terms) > 1 and (row.token_weights is not None or row.scope == "embeddings"):
             raise checks.UsageError(f"Objective '{row.name}' takes log-probs of its own kind and cannot be one of several; train it alone.")
-
-
-def check_values(terms: Sequence[Term]) -> None:
-    """Runs the guards of every objective on its hyper-parameters, without data: shapes alone are computed.
-
-    Raises:
-      UsageError: a number or a name that the objective refuses.
-    """
-    for row, hyper, _ in at_step(terms, 0, initial_duals(terms)):
-        own = {name: hyper[name] for name in row.arguments}
-        jax.eval_shape(functools.partial(row.function, **own), *(jax.ShapeDtypeStruct((1,), _dtype(name)) for name in row.inputs))
-
-
-def _dtype(name: str) -> Any:
-    """Of the array with that public name."""
-    if name.endswith("_unsafe"):
-        return jnp.bool_
-    return jnp.int32 if name.endswith(("_tokens", "_categories")) else jnp.float32

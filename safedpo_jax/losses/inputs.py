@@ -1,7 +1,8 @@
 """What every loss accepts, and the guards all of them share.
 
 Losses take JAX or numpy arrays (`Array`) of one shape and Python numbers or 0-d arrays (`Scalar`) as hyper-parameters. Arrays are converted
-once, here; nothing is broadcast. Hyper-parameters are cast to the log-probs' dtype, so a loss returns the dtype it was given.
+once, here; nothing is broadcast. Hyper-parameters are cast to the log-probs' dtype, so a loss returns the dtype it was given. All but
+traced ones are checked, concrete JAX arrays too.
 """
 
 import math
@@ -11,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Float
 
 from safedpo_jax import checks
@@ -106,13 +108,26 @@ def between(function: str, dtype: Any, low: float | int, high: float | int, **va
 
 
 def _number(function: str, dtype: Any, named: dict[str, Any], requirement: str, valid: Any) -> jax.Array:
-    """The value as an array of `dtype`; Python and numpy numbers are checked first.
+    """The value as a 0-d array of `dtype`; whatever is not traced is checked first.
 
     Raises:
-      UsageError: the value is out of range; the sentence names it.
+      UsageError: the value is out of range or no number; the sentence names it.
+      ValueError: it is an array of another shape than (): a column of numbers would broadcast over the batch.
     """
     ((name, value),) = named.items()
-    concrete = isinstance(value, numbers.Real | np.ndarray)
-    if concrete and not (math.isfinite(value) and valid(value)):
+    array = isinstance(value, jax.Array | np.ndarray | np.generic)
+    if not array and not isinstance(value, numbers.Real):
+        raise checks.UsageError(f"{function} needs {requirement} for {name}, got {name}={value!r}.")
+    if array and value.ndim:
+        raise ValueError(f"{function} needs one number for {name}, got {name} of shape {tuple(value.shape)}; pass a scalar.")
+    if isinstance(value, Tracer) or (isinstance(value, jax.Array) and not _readable(value)):
+        return jnp.asarray(value).astype(dtype)
+    number = float(value)
+    if not (math.isfinite(number) and valid(number)):
         raise checks.UsageError(f"{function} needs {requirement} for {name}, got {name}={value}.")
-    return jnp.asarray(float(value) if concrete else value).astype(dtype)
+    return jnp.asarray(value if isinstance(value, jax.Array) else number).astype(dtype)
+
+
+def _readable(value: jax.Array) -> bool:
+    """Whether this process holds the number: not so for an array of devices that belong to others."""
+    return value.is_fully_addressable or value.is_fully_replicated

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from safedpo_jax.checks import UsageError
-from safedpo_jax.losses import OBJECTIVES, Dual, Objective, Term, at_step, check_terms, initial_duals, linear, total_loss
+from safedpo_jax.losses import OBJECTIVES, Dual, Objective, Term, at_step, check_terms, check_values, initial_duals, linear, total_loss
 from safedpo_jax.structs import PairBatch
 
 
@@ -71,3 +71,53 @@ def test_empty_and_repeated_sums_are_refused():
         check_terms([Term(OBJECTIVES["dpo"]), Term(OBJECTIVES["dpo"], {"beta": 0.2})])
     with pytest.raises(ValueError, match="at least 1 step"):
         linear(0.0, 1.0, 0)
+
+
+def test_a_schedule_is_exact_at_its_ends_and_never_outside_them():
+    """0.1 + (0.7 - 0.1) is 0.7 only rounded: what is allowed as a number must be allowed as an end."""
+    for start, end in ((0.1, 0.7), (0.7, 0.1), (1.0, 1.0), (-0.3, 0.9)):
+        moving = linear(start, end, 7)
+        assert (moving(0), moving(7), moving(99)) == (start, end, end)
+        traced = np.asarray(jax.jit(jax.vmap(moving))(jnp.arange(9)))
+        expected = np.interp(np.arange(9), [0, 7], [start, end])
+        np.testing.assert_allclose(traced, expected, atol=1e-7)
+        np.testing.assert_allclose([moving(step) for step in range(9)], expected, rtol=1e-15, atol=1e-16)
+        assert traced.min() >= np.float32(min(start, end))
+        assert traced.max() <= np.float32(max(start, end))
+
+
+@pytest.mark.parametrize(
+    "moving", [linear(0.1, -0.1, 10), linear(-0.1, 0.1, 10), lambda step: 0.1 - 0.1 * step], ids=["end", "start", "own"]
+)
+def test_scheduled_values_are_checked_at_both_ends(moving):
+    with pytest.raises(UsageError, match=r"dpo needs a finite number > 0 for beta, got beta="):
+        check_values([Term(OBJECTIVES["sft"]), Term(OBJECTIVES["dpo"], {"beta": moving})], last_step=2)
+
+
+def test_values_are_checked_wherever_a_schedule_stops_and_not_at_the_last_of_them_alone():
+    """a wants its numbers to be no further apart than 1: they are at both ends of the run, but not where the first of them stops."""
+
+    def loss(policy_chosen_logps, *, low, high):
+        if high - low > 1:
+            raise UsageError(f"a needs high - low <= 1, got {high - low}.")
+        return policy_chosen_logps
+
+    row = Objective("a", loss, citation="none", formula="none")
+    check_values([Term(row, {"low": linear(0.0, 4.0, 4), "high": linear(1.0, 5.0, 4)})])
+    with pytest.raises(UsageError, match=r"got 4\.0"):
+        check_values([Term(row, {"low": linear(0.0, 4.0, 4), "high": linear(1.0, 5.0, 1)})])
+
+
+@pytest.mark.parametrize("weight", [-1.0, np.nan, np.inf, linear(1.0, -1.0, 3)], ids=str)
+def test_weights_that_cannot_be_minimised_are_refused(weight, batch, logps):
+    with pytest.raises(UsageError, match="'sft' needs a finite weight >= 0, got weight="):
+        check_values([Term(OBJECTIVES["dpo"]), Term(OBJECTIVES["sft"], {}, weight)])
+    if not callable(weight):
+        with pytest.raises(UsageError, match="total_loss needs a finite number >= 0 for weight, got weight="):
+            total_loss([Term(OBJECTIVES["sft"], {}, weight)], *logps, batch)
+
+
+def test_a_loss_whose_weights_are_all_zero_is_refused():
+    with pytest.raises(UsageError, match="got weight=0 for dpo, sft throughout"):
+        check_values([Term(OBJECTIVES["dpo"], {}, 0.0), Term(OBJECTIVES["sft"], {}, linear(0.0, 0.0, 5))])
+    check_values([Term(OBJECTIVES["dpo"], {}, linear(1.0, 0.0, 5))])

@@ -64,7 +64,7 @@ def test_p26_policy_equal_to_reference_gives_exactly_log_two():
 def test_smoothed_labels_of_a_pair_and_its_mirror_change_places(s4):
     """L(h; s) = L(-h; 1 - s): mirroring the pair exchanges the two terms. 1 - s is passed traced, where no range is checked."""
     chosen, rejected, reference_chosen, reference_rejected = s4.logps
-    mirrored = dpo(rejected, chosen, reference_rejected, reference_chosen, beta=s4.beta, label_smoothing=jnp.asarray(0.8))
+    mirrored = jax.jit(lambda other: dpo(rejected, chosen, reference_rejected, reference_chosen, beta=s4.beta, label_smoothing=other))(0.8)
     np.testing.assert_allclose(dpo(*s4.logps, beta=s4.beta, label_smoothing=0.2), mirrored, rtol=1e-12)
 
 
