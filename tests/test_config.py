@@ -146,6 +146,13 @@ def test_a_weight_may_be_zero_while_another_is_not_and_at_an_end_of_its_schedule
         ({"name": "dpo", "weights": "0"}, r"^loss.weights='0' .*weight > 0 .*got weight=0 for dpo"),
         ({"name": "dpo,sft", "weights": "0,0"}, r"^loss.weights='0,0' .*weight > 0 .*got weight=0 for dpo, sft"),
         ({"name": "dpo,sft", "schedule": "weight.sft=1:-1"}, r"^loss.schedule entry 'weight.sft=1:-1' .*'sft' needs a finite weight"),
+        ({"name": "wdpo", "radius": -1.0}, r"wdpo needs a finite number >= 0 for radius, got radius=-1\.0"),
+        ({"name": "wdpo", "schedule": "radius=0.1:-0.1"}, r"^loss.schedule entry 'radius=0.1:-0.1' .*got radius=-0\.1"),
+        ({"name": "ld_dpo", "alpha": 3.0}, r"ld_dpo needs a number in \[0, 1\] for alpha, got alpha=3\.0"),
+        ({"name": "cat_dpo", "dual_rate": -0.5}, r"cat_dpo needs a finite number >= 0 for dual_rate, got dual_rate=-0\.5"),
+        ({"name": "cat_dpo", "tolerance": -1.0}, r"cat_dpo needs a finite number >= 0 for tolerance, got tolerance=-1\.0"),
+        ({"name": "cat_dpo", "schedule": "dual_rate=0.5:-0.5"}, r"^loss.schedule entry 'dual_rate=0.5:-0.5' .*got dual_rate=-0\.5"),
+        ({"name": "cat_dpo", "categories": -1}, "between 1 and 31 harm categories .*got -1"),
         ({"name": "sft", "schedule": "weight.sft=0:0"}, r"^loss.schedule entry 'weight.sft=0:0' .*weight > 0"),
     ],
 )

@@ -30,6 +30,8 @@ class Dual:
     """(multiplier, sums, **settings) -> the multiplier of the next step."""
     settings: Mapping[str, Hyper] = dataclasses.field(hash=False)
     """Names of the settings and their defaults."""
+    check: Callable[..., None] | None = None
+    """(**settings) -> None, or UsageError for a number that `initial` or `update` cannot work with; called before the first step."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +68,8 @@ class Objective:
     """(batch, **settings) -> weight of every token's log-prob in the sums that the function takes, policy and reference alike; None = 1."""
     settings: Mapping[str, Hyper] = dataclasses.field(default_factory=dict, hash=False)
     """Hyper-parameters, with defaults, that are read outside the function: by `token_weights`, or by the penalty of an 'embeddings' objective."""
+    check: Callable[..., None] | None = None
+    """(**settings) -> None, or UsageError for one of them: the function's own guards do not see them."""
 
     @functools.cached_property
     def inputs(self) -> tuple[str, ...]:

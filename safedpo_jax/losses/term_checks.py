@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from safedpo_jax import checks
 from safedpo_jax.losses.compose import Term, at_step, initial_duals
+from safedpo_jax.losses.objective import Objective
 from safedpo_jax.losses.schedule import Linear
 
 
@@ -31,6 +32,8 @@ def check_values(terms: Sequence[Term], last_step: int = 0) -> None:
     for step in steps:
         now = at_step(terms, step)
         weights += [_weight(term) for term in now]
+        for row, hyper, _ in now:
+            _check_settings(row, hyper)
         for row, hyper, _ in at_step(now, step, initial_duals(now)):
             own = {name: hyper[name] for name in row.arguments}
             jax.eval_shape(functools.partial(row.function, **own), *(jax.ShapeDtypeStruct((1,), _dtype(name)) for name in row.inputs))
@@ -45,6 +48,13 @@ def _weight(term: Term) -> float:
     if not (math.isfinite(weight) and weight >= 0):
         raise checks.UsageError(f"Objective '{term.objective.name}' needs a finite weight >= 0, got weight={weight}.")
     return weight
+
+
+def _check_settings(row: Objective, hyper: Mapping[str, Any]) -> None:
+    """The objective's and its multiplier's own checks of what the loss function does not read."""
+    for owner in (row, row.dual):
+        if owner is not None and owner.check is not None:
+            owner.check(**{name: hyper[name] for name in owner.settings})
 
 
 def _dtype(name: str) -> Any:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from safedpo_jax import losses
 from safedpo_jax.losses import Term, Total
+from safedpo_jax.losses.adaptive.wdpo import no_penalty
 from safedpo_jax.losses.reduction import accumulation_dtype
 from safedpo_jax.structs import PairBatch, Params
 from safedpo_jax.train.accounting import counts
@@ -41,7 +42,7 @@ def by_microbatch(
             anchor = anchor_logps(forward, terms, reference, micro)
             policy = forward.policy(weights, reference)
             sums = loss_sums(terms, scale, policy_logps(forward, terms, policy, micro), anchor, micro)
-            if terms[0].objective.scope == "embeddings":
+            if terms[0].objective.scope == "embeddings" and not no_penalty(terms[0].hyper["radius"]):
                 sums = with_penalty(sums, forward, terms[0], scale, policy, anchor, micro)
             return sums.scalar, sums._replace(metrics=sums.metrics | counts(micro))
 

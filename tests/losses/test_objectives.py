@@ -163,3 +163,14 @@ def test_p63_losses_without_a_lower_bound_are_flagged():
         row = OBJECTIVES[name]
         falls = [float(row.function(zero, rejected, zero, zero, *arrays, **row.all_defaults)[0]) for rejected in (near, far)]
         assert (falls[1] < falls[0] - 1) == (name in flagged), (name, falls)
+
+
+def test_every_setting_that_the_function_does_not_read_is_guarded():
+    """A row whose settings are read outside its function has a check that refuses at least -1 for each of them."""
+    owners = [owner for row in OBJECTIVES.values() for owner in (row, row.dual) if owner is not None and owner.settings]
+    assert len(owners) >= 3
+    for owner in owners:
+        owner.check(**owner.settings)
+        for name in owner.settings:
+            with pytest.raises(UsageError, match=f"{name}|categories"):
+                owner.check(**{**owner.settings, name: -1})

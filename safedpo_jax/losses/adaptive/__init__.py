@@ -19,6 +19,7 @@ from safedpo_jax.losses.adaptive.sc_dpo import diffusion_gap as diffusion_gap
 from safedpo_jax.losses.adaptive.sc_dpo import sc_dpo as sc_dpo
 from safedpo_jax.losses.adaptive.sc_dpo import sc_dpo_cost_loss as sc_dpo_cost_loss
 from safedpo_jax.losses.adaptive.suan import suan as suan
+from safedpo_jax.losses.adaptive.wdpo import check_radius
 from safedpo_jax.losses.adaptive.wdpo import embedding_penalty as embedding_penalty
 from safedpo_jax.losses.adaptive.wdpo import wdpo as wdpo
 from safedpo_jax.losses.adaptive.wdpo import wdpo_by_differences as wdpo_by_differences
@@ -132,5 +133,6 @@ ROWS: tuple[Objective, ...] = (
         defaults={"beta": 0.01},
         scope="embeddings",
         settings={"radius": 0.01},
+        check=check_radius,
     ),
 )

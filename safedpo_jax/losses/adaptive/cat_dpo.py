@@ -1,5 +1,7 @@
 """Cat-DPO: SafeDPO's margin, one for each harm category (arXiv:2604.17299)."""
 
+import numbers
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
@@ -11,6 +13,12 @@ from safedpo_jax.losses.pairwise.dpo import log_ratio_gap
 
 MOST_CATEGORIES = 31
 """An int32 bit mask holds this many harm categories beside its sign."""
+
+
+def check_categories(function: str, categories: int) -> None:
+    """Raises UsageError unless so many harm categories are bits of a mask."""
+    if not isinstance(categories, numbers.Integral) or not 1 <= categories <= MOST_CATEGORIES:
+        raise checks.UsageError(f"{function} needs between 1 and {MOST_CATEGORIES} harm categories (bits of an int32), got {categories}.")
 
 
 def category_members(
@@ -33,8 +41,7 @@ def category_members(
     checks.same_shape(function, rejected_unsafe=rejected, rejected_categories=mask)
     if mask.dtype.kind not in "iu":
         raise TypeError(f"{function} needs integer rejected_categories (a bit mask), got {mask.dtype}.")
-    if not 1 <= categories <= MOST_CATEGORIES:
-        raise checks.UsageError(f"{function} needs between 1 and {MOST_CATEGORIES} harm categories (bits of an int32), got {categories}.")
+    check_categories(function, categories)
     bit = jnp.arange(categories, dtype=mask.dtype).reshape((1,) * mask.ndim + (-1,))
     return ((mask[..., None] >> bit) & 1).astype(bool) & (~chosen & rejected)[..., None]
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from safedpo_jax.losses import inputs
-from safedpo_jax.losses.adaptive.cat_dpo import category_members
+from safedpo_jax.losses.adaptive.cat_dpo import category_members, check_categories
 from safedpo_jax.losses.inputs import Array, Scalar
 from safedpo_jax.losses.objective import Dual
 from safedpo_jax.losses.pairwise.dpo import log_ratio_gap
@@ -30,6 +30,17 @@ def cat_dpo_violation(
     logps = (policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps)
     gap = jax.lax.stop_gradient(log_ratio_gap("cat_dpo_violation", *logps))
     return jax.nn.sigmoid(-inputs.positive("cat_dpo_violation", gap.dtype, beta=beta) * gap)
+
+
+def cat_dpo_check(*, categories: int, dual_rate: Scalar, tolerance: Scalar) -> None:
+    """The guards of all three settings, before the first step.
+
+    Raises:
+      UsageError: one of them given as a number is out of range.
+    """
+    check_categories("cat_dpo", categories)
+    inputs.nonnegative("cat_dpo", jnp.float32, dual_rate=dual_rate)
+    inputs.nonnegative("cat_dpo", jnp.float32, tolerance=tolerance)
 
 
 def cat_dpo_initial(*, categories: int, **_: Any) -> Float[Array, " categories"]:
@@ -143,5 +154,6 @@ CAT_DPO_DUAL = Dual(
     statistics=cat_dpo_statistics,
     update=cat_dpo_update,
     settings={"categories": 19, "dual_rate": 0.5, "tolerance": 0.02},
+    check=cat_dpo_check,
 )
 """19 is the number of harm categories in PKU-SafeRLHF; rate and tolerance are the paper's."""

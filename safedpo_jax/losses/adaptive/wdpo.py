@@ -38,11 +38,20 @@ def wdpo(pair_losses: PairLosses, embeddings: Any, *, radius: Scalar) -> Float[A
       UsageError: radius given as a number is negative.
     """
     checked = inputs.nonnegative("wdpo", jnp.float32, radius=radius)
-    if _is_zero(radius):
+    if no_penalty(radius):
         return pair_losses(embeddings)
     losses, slopes = _losses_and_slopes(pair_losses, embeddings)
     penalty = _squared_norms(slopes)
     return losses + (checked.astype(penalty.dtype) * penalty).astype(losses.dtype)
+
+
+def check_radius(*, radius: Scalar) -> None:
+    """The guard of `wdpo`'s radius alone, for training, where it multiplies `embedding_penalty` outside any loss function.
+
+    Raises:
+      UsageError: radius given as a number is negative or not finite.
+    """
+    inputs.nonnegative("wdpo", jnp.float32, radius=radius)
 
 
 def embedding_penalty(pair_losses: PairLosses, embeddings: Any) -> Float[Array, " pairs"]:
@@ -65,7 +74,7 @@ def wdpo_by_differences(pair_losses: PairLosses, embeddings: Any, *, radius: Sca
     """
     checked = inputs.nonnegative("wdpo_by_differences", jnp.float32, radius=radius)
     distance = inputs.positive("wdpo_by_differences", jnp.float32, step=step)
-    if _is_zero(radius):
+    if no_penalty(radius):
         return pair_losses(embeddings)
     losses, slopes = jax.lax.stop_gradient(_losses_and_slopes(pair_losses, jax.lax.stop_gradient(embeddings)))
     penalty = _squared_norms(slopes)
@@ -87,7 +96,8 @@ def wdpo_by_differences(pair_losses: PairLosses, embeddings: Any, *, radius: Sca
     return pair_losses(embeddings) + weight * (penalty.astype(losses.dtype) + straight_through)
 
 
-def _is_zero(radius: Scalar) -> bool:
+def no_penalty(radius: Scalar) -> bool:
+    """Whether radius is the number 0, known before any array is: the penalty then need not be computed."""
     return isinstance(radius, numbers.Real) and float(radius) == 0
 
 

@@ -81,6 +81,15 @@ def ld_token_weights(batch: PairBatch, *, alpha: Scalar) -> Float[Array, "rows t
     return ld_weights(place, common, alpha=alpha)
 
 
+def check_ld_alpha(*, alpha: Scalar) -> None:
+    """The guard of LD-DPO's alpha alone, for training, where it weighs tokens outside the loss function.
+
+    Raises:
+      UsageError: alpha given as a number is outside [0, 1].
+    """
+    inputs.between("ld_dpo", jnp.float32, 0, 1, alpha=alpha)
+
+
 def ld_dpo(
     policy_chosen_token_logps: Float[Array, "*batch chosen_time"],
     policy_rejected_token_logps: Float[Array, "*batch rejected_time"],

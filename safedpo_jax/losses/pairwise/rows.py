@@ -17,7 +17,7 @@ from safedpo_jax.losses.pairwise.f_dpo import f_dpo
 from safedpo_jax.losses.pairwise.hinge import hinge, slic
 from safedpo_jax.losses.pairwise.ipo import ipo, ipo_sum
 from safedpo_jax.losses.pairwise.kto import kto_pair
-from safedpo_jax.losses.pairwise.length import ld_token_weights
+from safedpo_jax.losses.pairwise.length import check_ld_alpha, ld_token_weights
 from safedpo_jax.losses.pairwise.nca import nca_pair
 from safedpo_jax.losses.pairwise.odpo import odpo
 from safedpo_jax.losses.pairwise.orpo import orpo
@@ -205,5 +205,6 @@ ROWS = (
         defaults={"beta": 0.1},
         token_weights=ld_token_weights,
         settings={"alpha": 0.5},
+        check=check_ld_alpha,
     ),
 )
