@@ -5,6 +5,7 @@ no gradient flows through a step, and none from a multiplier into the policy. Un
 first; the step is then the same everywhere.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -14,6 +15,9 @@ from jaxtyping import Float
 from safedpo_jax import checks
 from safedpo_jax.constraints import values
 from safedpo_jax.constraints.values import NO_CAP, Array, Scalar
+
+LOWEST_LAM, HIGHEST_LAM = 1e-4, 1e8
+"""Of `log_step`. From below the first a step of rate lam hardly moves the logarithm; beyond the second lam is as good as infinite."""
 
 
 class ProjectedDual(NamedTuple):
@@ -112,12 +116,16 @@ def log_step(
 
         log lam <- min(log lam + rate lam (cost - limit), log maximum)
 
+    The step grows with lam itself, so a constraint violated for long sends lam past every float within a few steps, and the first satisfied
+    step then to 0, from where a logarithm never returns. Our addition: lam is always kept in [1e-4, 1e8] (in float16 up to 2e4) as well,
+    except where `maximum` is lower.
+
     Args:
       dual: the state before.
       cost: mean cost of recent episodes, one per constraint (the code averages the last 128: `CostWindow`).
       limit: the largest mean allowed, d in the paper.
       rate: step size, >= 0; 0.1 in the code's script.
-      maximum: cap of the multiplier, > 0; 5 in the code's script, infinity is none.
+      maximum: cap of the multiplier, > 0; 5 in the code's script, infinity is none but 1e8.
       delay: this many first steps leave the multiplier alone.
 
     Raises:
@@ -126,7 +134,11 @@ def log_step(
     """
     name, dtype = "log_step", dual.log_lam.dtype
     violation = _violation(name, dual.log_lam, cost, limit)
-    moved = dual.log_lam + values.nonnegative(name, dtype, rate=rate) * jnp.exp(dual.log_lam) * violation
+    moved = dual.log_lam + values.nonnegative(name, dtype, rate=rate) * violation * jnp.exp(
+        dual.log_lam
+    )  # 0 first: rate * lam may overflow
+    highest = min(math.log(HIGHEST_LAM), math.log(float(jnp.finfo(dtype).max)) - 1)
+    moved = jnp.clip(moved, math.log(LOWEST_LAM), highest)
     moved = jnp.minimum(moved, jnp.log(values.cap(name, dtype, maximum=maximum)))
     log_lam = jnp.where(dual.steps >= delay, moved, dual.log_lam)
     return LogDual(jax.lax.stop_gradient(log_lam), dual.steps + 1)

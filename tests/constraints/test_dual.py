@@ -50,6 +50,37 @@ def test_p50_log_step(start, cost, printed, exact):
     np.testing.assert_allclose(narrow.lam, exact, rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_p50_log_step_without_a_cap_stays_finite_and_comes_back(dtype):
+    """From 1 at cost 1 and rate 0.1 the rule as printed is past every float after 14 steps, and one satisfied step then leaves 0 for ever."""
+    dual, seen = log_dual(dtype(1)), []
+    for cost in [1.0] * 40 + [-1.0] + [1.0] * 20:
+        dual = log_step(dual, dtype(cost), rate=0.1)
+        seen.append(float(dual.lam))
+    assert np.isfinite(seen).all()
+    assert min(seen) > 0
+    assert min(seen[20:40]) > 1e3, "what is violated for long weighs much"
+    assert seen[40] < 1, "one satisfied step takes that back"
+    far = log_step(dual._replace(log_lam=jnp.asarray(-9.0, dtype)), dtype(1000), rate=0.1)
+    assert float(far.lam) > np.exp(-9), "and from the bottom it rises again"
+
+
+def test_log_step_at_the_ends_of_its_range():
+    """The cap holds below the lowest multiplier too; without violation nothing moves at the top, where the step's size is largest."""
+    low = log_step(log_dual(np.float32(1)), np.float32(-1e30), rate=0.1)
+    np.testing.assert_allclose(low.lam, 1e-4, rtol=1e-5)
+    rising = [low]
+    for _ in range(200):
+        rising.append(log_step(rising[-1], np.float32(1), rate=0.1))
+    exact = np.log(1e-4) + 200 * 0.1 * 1e-4  # lam hardly changes, so neither does the step
+    np.testing.assert_allclose(rising[-1].log_lam, exact, atol=3e-4)
+    assert float(rising[-1].log_lam) > float(low.log_lam) + 1e-3
+    high = log_step(log_dual(np.float32(1)), np.float32(1e30), rate=0.1)
+    np.testing.assert_allclose(high.lam, 1e8, rtol=1e-5)
+    np.testing.assert_array_equal(log_step(high, np.float32(0), rate=1e35).lam, high.lam)
+    np.testing.assert_allclose(log_step(low, np.float32(0), rate=0.1, maximum=1e-6).lam, 1e-6, rtol=1e-5)
+
+
 @pytest.mark.parametrize(("make", "step"), [(projected_dual, projected_step), (log_dual, log_step)], ids=["projected", "log"])
 def test_the_first_steps_can_be_delayed(make, step):
     dual, seen = make(1.0), []
