@@ -151,13 +151,14 @@ def frequency_cost(unsafe: Scalar | Float[Array, "*constraints"], *, floor: Scal
 
     Args:
       unsafe: share of unsafe judgements, in [0, 1].
-      floor: shares are kept in [floor, 1 - floor], so that none of a few judgements means a finite cost (our default; 1 / (2 M) for M).
+      floor: shares are kept in [floor, 1 - floor], so that none of a few judgements means a finite cost (our default; 1 / (2 M) for M);
+        0 < floor < 1/2.
 
     Raises:
       UsageError: a value given as a number is out of range.
     """
     share = values.state(unsafe)
-    floor = values.positive("frequency_cost", share.dtype, floor=floor)
+    floor = values.below_half("frequency_cost", share.dtype, floor=floor)
     share = jnp.clip(values.fraction("frequency_cost", share.dtype, unsafe=unsafe), floor, 1 - floor)
     return jnp.log(share) - jnp.log1p(-share)
 

@@ -64,6 +64,11 @@ def fraction(function: str, dtype: Any, **value: Any) -> jax.Array:
     return _checked(function, dtype, value, "a number in [0, 1]", lambda number: (number >= 0) & (number <= 1))
 
 
+def below_half(function: str, dtype: Any, **value: Any) -> jax.Array:
+    """One value that must lie strictly between 0 and 1/2."""
+    return _checked(function, dtype, value, "a number with 0 < number < 0.5", lambda number: (number > 0) & (number < 0.5))
+
+
 def whole(function: str, least: int, **value: int) -> int:
     """One Python integer that must be >= least. It decides about shapes or loops, so it cannot be traced.
 

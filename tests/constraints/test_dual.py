@@ -145,6 +145,9 @@ def test_judgements_become_costs():
         (lambda: projected_step(projected_dual(), 1.0, rate=1, limit=float("inf")), "limit=inf"),
         (lambda: log_step(log_dual(), 1.0, rate=1, maximum=0), "maximum=0"),
         (lambda: frequency_cost(1.2), "unsafe=1.2"),
+        (lambda: frequency_cost(0.3, floor=0.5), r"frequency_cost needs a number with 0 < number < 0.5 for floor, got floor=0.5"),
+        (lambda: frequency_cost(0.3, floor=2.0), "floor=2.0"),
+        (lambda: frequency_cost(0.3, floor=0.0), "floor=0.0"),
     ],
 )
 def test_p58_numbers_out_of_range_are_named(call, match):
