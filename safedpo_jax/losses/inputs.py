@@ -107,6 +107,29 @@ def between(function: str, dtype: Any, low: float | int, high: float | int, **va
     return _number(function, dtype, value, f"a number in [{low:g}, {high:g}]", lambda number: low <= number <= high)
 
 
+def known(value: Any) -> float | None:
+    """The number, or None if it is traced or lies on devices of another process."""
+    if isinstance(value, Tracer) or (isinstance(value, jax.Array) and not (value.is_fully_addressable or value.is_fully_replicated)):
+        return None
+    return float(value)
+
+
+def unread(function: str, variant: str, **options: tuple[Any, float | int]) -> None:
+    """Refuses an option that a variant does not read, unless it has its default; traced ones pass.
+
+    Args:
+      function: name of the loss.
+      variant: as the user would write it, such as "member='lr'".
+      **options: (value, default) of each.
+
+    Raises:
+      UsageError: names the first such option.
+    """
+    for name, (value, default) in options.items():
+        if known(value) not in (None, default):
+            raise checks.UsageError(f"{function} does not read {name}={value} with {variant}; remove it (its default is {default}).")
+
+
 def _number(function: str, dtype: Any, named: dict[str, Any], requirement: str, valid: Any) -> jax.Array:
     """The value as a 0-d array of `dtype`; whatever is not traced is checked first.
 
@@ -120,14 +143,9 @@ def _number(function: str, dtype: Any, named: dict[str, Any], requirement: str, 
         raise checks.UsageError(f"{function} needs {requirement} for {name}, got {name}={value!r}.")
     if array and value.ndim:
         raise ValueError(f"{function} needs one number for {name}, got {name} of shape {tuple(value.shape)}; pass a scalar.")
-    if isinstance(value, Tracer) or (isinstance(value, jax.Array) and not _readable(value)):
+    number = known(value)
+    if number is None:
         return jnp.asarray(value).astype(dtype)
-    number = float(value)
     if not (math.isfinite(number) and valid(number)):
         raise checks.UsageError(f"{function} needs {requirement} for {name}, got {name}={value}.")
     return jnp.asarray(value if isinstance(value, jax.Array) else number).astype(dtype)
-
-
-def _readable(value: jax.Array) -> bool:
-    """Whether this process holds the number: not so for an array of devices that belong to others."""
-    return value.is_fully_addressable or value.is_fully_replicated

@@ -1,5 +1,7 @@
 """BSO: safety alignment as density-ratio matching, a family of losses in which SafeDPO is the logistic one (arXiv:2605.12339)."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
@@ -12,6 +14,9 @@ from safedpo_jax.losses.safety.logit import ordered_logit
 MEMBERS = ("lr", "kliep", "lsif", "ba", "sba")
 LARGEST_EXPONENT = 85.0
 """exp of it is finite in float32 and bfloat16 with room for factors and sums."""
+
+HIGHEST_POWER = {"kliep": 1.0, "lsif": 2.0}
+"""Of R in the loss; in ba and sba it is 1 + kappa."""
 
 
 def bso(
@@ -54,11 +59,12 @@ def bso(
     Args:
       policy_chosen_logps, ...: as in `safedpo`.
       beta: strength of the pull towards the reference, > 0. The paper does not give its value.
-      delta: cost C of an unsafe response in logits, >= 0; the paper's best is 30.
+      delta: cost C of an unsafe response in logits, >= 0; the paper's best is 30. Below floor(85 / highest power of R) (70 at the defaults)
+        for all members but lr, or a mixed pair would start above the clamp.
       member: 'lr', 'kliep', 'lsif', 'ba' or 'sba'.
       kappa: power of ba and sba, in [0, 1], read by these alone; 0 is kliep (sba: over scale). The paper's best is 0.2.
       scale: sba's divisor, > 0; 4 gives W(R = 1) = 1/2, as in DPO. Read by sba alone.
-      headroom: how far above delta log R may grow before it is clamped, >= 0.
+      headroom: how far above delta log R may grow before it is clamped, > 0: at 0 a mixed pair would start at the clamp.
       log_ratio_min: clamp of log R from below, in [-85, 0].
 
     Returns:
@@ -83,9 +89,10 @@ def bso(
     )
     power = inputs.between("bso", logit.dtype, 0, 1, kappa=kappa)
     divisor = inputs.positive("bso", logit.dtype, scale=scale)
-    room = inputs.nonnegative("bso", logit.dtype, headroom=headroom)
+    room = inputs.positive("bso", logit.dtype, headroom=headroom)
     low = inputs.between("bso", logit.dtype, -LARGEST_EXPONENT, 0, log_ratio_min=log_ratio_min)
-    highest = {"kliep": 1.0, "lsif": 2.0}.get(member, 1 + power)
+    _check_delta(member, delta, kappa)
+    highest = HIGHEST_POWER.get(member, 1 + power)
     high = jnp.minimum(jnp.asarray(delta, logit.dtype) + room, jnp.floor(LARGEST_EXPONENT / highest))
     log_ratio = jnp.clip(-logit, low, high.astype(logit.dtype))
     if member == "lr":
@@ -97,6 +104,19 @@ def bso(
     else:
         losses = _basu(log_ratio, power) / (divisor * (1 + power) if member == "sba" else 1)
     return jnp.where(keep, losses, 0)
+
+
+def _check_delta(member: str, delta: Scalar, kappa: Scalar) -> None:
+    """Refuses a delta at which mixed pairs, which start at log R = delta, lie at or above the clamp and have no gradient."""
+    margin, power = inputs.known(delta), inputs.known(kappa)
+    if member == "lr" or margin is None or power is None:
+        return
+    top = math.floor(LARGEST_EXPONENT / HIGHEST_POWER.get(member, 1 + power))
+    if margin >= top:
+        raise checks.UsageError(
+            f"bso with member='{member}' needs delta < {top}, where log R is clamped to keep the loss finite, got delta={delta}: pairs of a safe "
+            "and an unsafe response would have no gradient."
+        )
 
 
 def _basu(log_ratio: jax.Array, power: jax.Array) -> jax.Array:

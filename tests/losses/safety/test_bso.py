@@ -179,3 +179,24 @@ def test_an_unknown_member_is_refused(s4):
         UsageError, match="bso's member must be one of 'lr', 'kliep', 'lsif', 'ba', 'sba', got 'klieb'; did you mean 'kliep'"
     ):
         bso(*s4.logps, *s4.labels, beta=0.1, delta=1.0, member="klieb")
+
+
+@pytest.mark.parametrize(("member", "cap"), [("kliep", 85), ("lsif", 42), ("ba", 70), ("sba", 70)])
+def test_p62_a_delta_at_the_clamp_is_refused_since_mixed_pairs_would_start_without_a_gradient(member, cap):
+    """floor(85 / p) with p = 1, 2, 1.2, 1.2: exp(p log R) has to stay finite in float32."""
+    zero, safe = jnp.zeros(1), jnp.zeros(1, bool)
+
+    def slope(delta):
+        loss = lambda chosen: jnp.sum(bso(chosen, zero, zero, zero, safe, ~safe, beta=0.1, delta=delta, member=member))  # noqa: E731
+        return float(jax.grad(loss)(zero)[0])
+
+    assert slope(cap - 0.5) < 0
+    for delta in (cap, cap + 1.0, 1000.0, jnp.float32(cap)):
+        with pytest.raises(UsageError, match=rf"bso with member='{member}' needs delta < {cap}.*got delta={delta}"):
+            slope(delta)
+    assert bso(zero, zero, zero, zero, safe, ~safe, beta=0.1, delta=1000.0, member="lr")[0] == 1000
+
+
+def test_p62_without_headroom_a_mixed_pair_would_start_at_the_clamp(s4):
+    with pytest.raises(UsageError, match="bso needs a finite number > 0 for headroom, got headroom=0"):
+        bso(*s4.logps, *s4.labels, beta=0.1, delta=1.0, headroom=0.0)
