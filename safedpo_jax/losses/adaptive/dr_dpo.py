@@ -48,6 +48,19 @@ def dr_dpo(
     total = jnp.sum(weight)
     any_used = total > 0
     share = jnp.where(any_used, weight, 1) / jnp.where(any_used, total, weight.size)
-    soft_minimum = -temperature * jax.nn.logsumexp(-losses / temperature, b=share)
-    value = jnp.where(any_used, soft_minimum, 0).astype(jnp.asarray(policy_chosen_logps).dtype)
+    value = jnp.where(any_used, _soft_minimum(losses, share, temperature), 0).astype(jnp.asarray(policy_chosen_logps).dtype)
     return jnp.broadcast_to(value, losses.shape)
+
+
+def _soft_minimum(losses: jax.Array, share: jax.Array, temperature: jax.Array) -> jax.Array:
+    """-tau log sum share exp(-l / tau), with all digits at any tau; `share` adds up to 1, and entries of share 0 are not read.
+
+    What exceeds the lowest loss is tilted, so nothing overflows. The logarithm is of 1 + s, where s goes to 0 with 1 / tau and would be
+    rounded away beside the 1; where s is near -1 instead, the sum itself has the digits.
+    """
+    lowest = jax.lax.stop_gradient(jnp.min(jnp.where(share > 0, losses, jnp.inf), initial=jnp.inf))
+    tilt = -jnp.where(share > 0, losses - lowest, 0) / temperature
+    less = jnp.sum(share * jnp.expm1(tilt))
+    near = less > -0.5
+    logarithm = jnp.where(near, jnp.log1p(jnp.where(near, less, 0)), jnp.log(jnp.sum(share * jnp.exp(tilt))))
+    return lowest - temperature * logarithm

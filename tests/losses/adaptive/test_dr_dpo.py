@@ -76,3 +76,33 @@ def test_p47_pairs_of_weight_zero_influence_nothing_and_weights_are_multipliciti
 def test_temperature_must_be_positive(s4):
     with pytest.raises(UsageError, match="tau=0"):
         dr_dpo(*s4.logps, ONES, beta=0.1, tau=0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
+@pytest.mark.parametrize("tau", [1e-6, 1e-3, 0.03, 0.3, 1.0, 3.0, 10.0, 1e3, 1e6, 1e12, 1e30])
+def test_digits_are_not_lost_at_either_end_of_the_temperature(s4, tau, dtype):
+    """The lowest loss, the mean, and everything between, against float64: value, and gradient by each pair's share."""
+    logps = [jnp.asarray(array, dtype) for array in s4.logps]  # exact in both dtypes
+    weight = np.array([1.0, 2.0, 0.5, 1.0])
+    plain = np.log1p(np.exp(-s4.beta * s4.gap))
+    excess = plain - plain.min()
+    shares = weight * np.exp(-excess / tau)
+    exact = plain.min() - tau * np.log1p(np.sum(weight * np.expm1(-excess / tau)) / weight.sum())
+    value, slopes = jax.value_and_grad(lambda chosen: dr_dpo(chosen, *logps[1:], jnp.asarray(weight, dtype), beta=0.1, tau=tau)[0])(
+        logps[0]
+    )
+    tolerance = 3e-6 if dtype == np.float32 else 1e-2
+    np.testing.assert_allclose(np.float64(value), exact, rtol=tolerance)
+    expected = -s4.beta / (1 + np.exp(s4.beta * s4.gap)) * shares / shares.sum()
+    np.testing.assert_allclose(np.asarray(slopes, np.float64), expected, rtol=10 * tolerance, atol=1e-9)
+
+
+@pytest.mark.parametrize("tau", [1e-6, 1.0, 1e12])
+def test_p30_absurd_losses_are_finite_in_value_and_gradient_at_every_temperature(tau):
+    zero, gap = jnp.zeros(3), jnp.asarray([-1e6, 0.0, 1e6])
+    value, slopes = jax.value_and_grad(lambda chosen: dr_dpo(chosen, zero, zero, zero, jnp.ones(3), beta=0.5, tau=tau)[0])(gap)
+    plain = np.array([5e5, np.log(2), 0.0])
+    np.testing.assert_allclose(value, plain.mean() if tau == 1e12 else -tau * np.log(np.mean(np.exp(-plain / tau))), rtol=1e-5)
+    assert np.isfinite(slopes).all()
+    again = jax.grad(lambda chosen: dr_dpo(chosen, zero, zero, zero, jnp.zeros(3), beta=0.5, tau=tau)[0])(gap)
+    np.testing.assert_array_equal(again, 0)
