@@ -37,7 +37,10 @@ def write(config: DecoderConfig) -> dict[str, Any]:
 
 
 def _read_rope(raw: dict[str, Any], kind: str) -> Rope:
-    """Angles of one kind of layer; the scaling of older files is that of global layers only."""
+    """Angles of one kind of layer; the scaling of older files is that of global layers only.
+
+    An `original_max_position_embeddings` outside the settings of a kind is not read, as in transformers.
+    """
     key, theta = THETAS[kind]
     nested = raw.get("rope_parameters") or {}
     if unknown := sorted(set(nested) - set(THETAS)):

@@ -24,7 +24,7 @@ def read(raw: dict[str, Any]) -> DecoderConfig:
     given = {**(raw.get("rope_parameters") or {}), **(raw.get("rope_scaling") or {})}
     given.setdefault("rope_theta", raw.get("rope_theta") or hf_config.number(raw, "rotary_emb_base", 10000.0))
     given.setdefault("partial_rotary_factor", hf_config.number(raw, "rotary_pct", 0.25))
-    settings["rope"] = hf_config.read_rope({"rope_parameters": given}, length, partial=True)
+    settings["rope"] = hf_config.read_rope({**raw, "rope_parameters": given, "rope_scaling": None}, length, partial=True)
     translated = {**{key: value for key, value in raw.items() if key not in OWN}}
     translated["rms_norm_eps"] = hf_config.number(raw, "layer_norm_eps", 1e-5)
     return hf_config.read(translated, "gpt_neox", vocab_size=50432, **settings)

@@ -12,12 +12,14 @@ from safedpo_jax.models.config import DecoderConfig
 from safedpo_jax.models.mlp import ACTIVATIONS
 from safedpo_jax.models.rope import TYPES, Rope
 
+ORIGINAL = "original_max_position_embeddings"
 REQUIRED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 OPTIONAL = ("vocab_size", "num_key_value_heads", "head_dim", "max_position_embeddings", "tie_word_embeddings")
 KNOWN = (
     *REQUIRED,
     *OPTIONAL,
-    *("rms_norm_eps", "rope_theta", "rope_scaling", "rope_parameters", "initializer_range", "attention_bias", "mlp_bias", "hidden_act"),
+    *("rms_norm_eps", "rope_theta", "rope_scaling", "rope_parameters", ORIGINAL),
+    *("initializer_range", "attention_bias", "mlp_bias", "hidden_act"),
     *("architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "_name_or_path", "auto_map"),
 )
 EXPECTED = {"hidden_act": "silu", "attention_dropout": 0, "partial_rotary_factor": 1, "quantization_config": None}
@@ -105,9 +107,12 @@ def expect(config: DecoderConfig, *said: str, **fixed: Any) -> None:
 def read_rope(raw: dict[str, Any], max_position_embeddings: int, *, partial: bool = False) -> Rope:
     """Rope settings from either spelling.
 
+    An `original_max_position_embeddings` beside the settings overrides the one inside them, as in transformers
+    (`RotaryEmbeddingConfigMixin.standardize_rope_params`).
+
     Args:
       raw: config.json.
-      max_position_embeddings: original length of a scaled rope that does not name it.
+      max_position_embeddings: original length of a scaled rope whose file does not name it.
       partial: whether the family may rotate a part of each head.
     Raises:
       UserError: an unknown type or key. `dynamic` is refused because its frequencies follow the longest row of a batch, so that the
@@ -129,14 +134,14 @@ def read_rope(raw: dict[str, Any], max_position_embeddings: int, *, partial: boo
     if kind != "default" and "factor" not in given:
         raise checks.UserError(f"its rope settings of type {kind!r} lack `factor`.")
     if kind in ("llama3", "yarn"):
-        given.setdefault("original_max_position_embeddings", max_position_embeddings)
+        given[ORIGINAL] = integer(raw, ORIGINAL, integer(given, ORIGINAL, max_position_embeddings))
     return Rope(rope_type=kind, **{key: _rope_value(given, key) for key in given})
 
 
 def _rope_value(given: dict[str, Any], key: str) -> Any:
     if key == "truncate":
         return boolean(given, key, True)
-    return integer(given, key, 0) if key == "original_max_position_embeddings" else number(given, key, 0.0)
+    return integer(given, key, 0) if key == ORIGINAL else number(given, key, 0.0)
 
 
 def write_rope(rope: Rope) -> dict[str, Any]:

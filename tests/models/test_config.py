@@ -56,6 +56,10 @@ def test_shared_keys(tmp_path):
         ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}, Rope(rope_theta=1e6)),
         ({"rope_parameters": {"type": "yarn", "rope_theta": 1e6, "factor": 4.0}}, Rope("yarn", 1e6, 4.0, 64)),
         ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "partial_rotary_factor": 1.0}}, Rope(rope_theta=1e6)),
+        ({"original_max_position_embeddings": 16, "rope_scaling": {"type": "yarn", "factor": 4.0}}, Rope("yarn", 1e4, 4.0, 16)),
+        ({"original_max_position_embeddings": 16, "rope_scaling": LLAMA31}, Rope("llama3", 1e4, 8.0, 16)),
+        ({"original_max_position_embeddings": None, "rope_scaling": LLAMA31}, Rope("llama3", 1e4, 8.0, 8192)),
+        ({"original_max_position_embeddings": 16, "rope_scaling": {"type": "linear", "factor": 2}}, Rope("linear", 1e4, 2.0)),
     ],
 )
 def test_rope_of_transformers_4_and_5(tmp_path, keys, expected):
