@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safedpo_jax import checks
 
 STORED = ("F64", "F32", "F16", "BF16")
-INDEX = "model.safetensors.index.json"
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 class Stored(NamedTuple):
@@ -31,10 +31,12 @@ class Stored(NamedTuple):
 def scan(directory: Path) -> dict[str, Stored]:
     """Name -> place, shape and dtype of every tensor, from the headers alone.
 
+    A `model.safetensors` is the whole model, as in transformers: an index and shards beside it are what an older save left.
+
     Raises:
       UserError: no safetensors, a shard that is missing, truncated or damaged, a tensor that the index promises and the shard lacks.
     """
-    names, table = _index(directory), {}
+    names, table = {} if (directory / WHOLE).is_file() else _index(directory), {}
     files = sorted(set(names.values())) if names else _unindexed(directory)
     missing = [file for file in files if not (directory / file).is_file()]
     if missing:
@@ -90,8 +92,8 @@ def _index(directory: Path) -> dict[str, str]:
 def _unindexed(directory: Path) -> list[str]:
     """The weight files of a directory without an index."""
     found = sorted(path.name for path in directory.glob("*.safetensors"))
-    if "model.safetensors" in found:
-        return ["model.safetensors"]
+    if WHOLE in found:
+        return [WHOLE]
     if not found:
         pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in directory.glob(pattern))
         if pickles:

@@ -184,6 +184,16 @@ def test_index_and_files_disagree(sharded):
     refuse(sharded, "no `weight_map`")
 
 
+@pytest.mark.parametrize("with_shards", [False, True], ids=["index-alone", "index-and-shards"])
+def test_a_whole_file_wins_over_what_an_older_sharded_save_left(directory, tmp_path, with_shards):
+    older = jax.tree.map(lambda leaf: leaf + 1, LLAMA.params)
+    left = models.save_pretrained(tmp_path / "older", LLAMA.config, older, max_shard_bytes=12_000)
+    for path in left.glob("model*"):
+        if with_shards or path.name == shards.INDEX:
+            (directory / path.name).write_bytes(path.read_bytes())
+    equal(models.load_pretrained(directory).params, LLAMA.params)
+
+
 def test_only_pickles(directory):
     (directory / "model.safetensors").rename(directory / "pytorch_model-00001-of-00001.bin")
     refuse(directory, r"pickles \(pytorch_model-00001-of-00001\.bin\), which run code .*save_pretrained")
