@@ -50,7 +50,9 @@ class Lora:
     targets: str = r"(attention/(query|key|value|output)|mlp/(gate|up|down))/kernel$"  # regex on parameter paths
     path: str = ""  # PEFT directory to start from instead of a fresh adapter; its rank, alpha and targets are taken
     base: str = "full"  # full (compute_dtype), int8 or nf4: how the frozen weights of the layers are kept
-    merge: bool = True  # the export holds the merged model; the adapter itself is always written, as a PEFT directory
+    merge: bool = (
+        True  # the export holds the merged model; the adapter itself is written too, as a PEFT directory, but for experts and routers
+    )
 
 
 @dataclasses.dataclass(frozen=True)

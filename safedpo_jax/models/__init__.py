@@ -12,7 +12,7 @@ from safedpo_jax.models.families import FAMILIES
 from safedpo_jax.models.load import load_pretrained, read_config
 from safedpo_jax.models.lora_config import LoraConfig
 from safedpo_jax.models.model import Model, abstract_params, create
-from safedpo_jax.models.peft import load_adapter, save_adapter
+from safedpo_jax.models.peft import load_adapter, save_adapter, unwritable
 from safedpo_jax.models.presets import PRESETS, preset
 from safedpo_jax.models.quantize import dequantize, nbytes, quantize
 from safedpo_jax.models.rope import Rope
@@ -56,4 +56,5 @@ __all__ = [
     "save_adapter",
     "save_pretrained",
     "save_score_model",
+    "unwritable",
 ]

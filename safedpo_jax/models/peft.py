@@ -17,9 +17,9 @@ from safedpo_jax.models import peft_config, peft_tensors
 from safedpo_jax.models.directories import check_replaceable, replacing
 from safedpo_jax.models.family import Tensor
 from safedpo_jax.models.lora import check_fit
-from safedpo_jax.models.lora_config import ALL, LoraConfig, able
+from safedpo_jax.models.lora_config import ALL, LoraConfig, able, targets
 from safedpo_jax.models.model import abstract_params
-from safedpo_jax.models.peft_modules import Factors, endings, modules
+from safedpo_jax.models.peft_modules import Factors, endings, modules, without_module
 from safedpo_jax.models.peft_tensors import WEIGHTS, tensors
 from safedpo_jax.models.tree import flatten, unflatten
 from safedpo_jax.models.write_shard import Part, write_shard
@@ -48,10 +48,10 @@ def save_adapter(directory: str | AnyPath, model_config: Any, adapter: Params, l
     check_fit(flatten(abstract_params(model_config)), flatten(adapter), lora)
     target, everything = storage.absolute(directory), modules(model_config)
     factors = _host(adapter)
-    bare = factors.keys() - {path for module in everything for path in module.shapes}
+    bare = without_module(model_config, factors)
     if bare:
         raise checks.UserError(
-            f"peft has no adapter for {', '.join(sorted(bare))}: experts and their router are no linear layers in transformers. "
+            f"peft has no adapter for {', '.join(bare)}: experts and their router are no linear layers in transformers. "
             "Merge the adapter (lora.merge) and save the whole model instead."
         )
     adapted = [module for module in everything if factors.keys() & module.shapes.keys()]
@@ -63,8 +63,8 @@ def save_adapter(directory: str | AnyPath, model_config: Any, adapter: Params, l
         for layer in range(module.layers):
             values |= dict(zip(tensors(module.name.format(layer=layer)), (first[layer], second[layer]), strict=True))
     transposed = not all(entry.transposed for module in adapted for entry in module.parts)
-    targets = endings(names, [module.name for module in everything])
-    said = peft_config.write(lora, targets, ranks, transposed=transposed, base_model=base_model)
+    chosen = endings(names, [module.name for module in everything])
+    said = peft_config.write(lora, chosen, ranks, transposed=transposed, base_model=base_model)
     parts = [Part(name, (Tensor(name, name),), (), array.shape, array.dtype) for name, array in sorted(values.items())]
     check_replaceable(target, "adapter", peft_config.NAME)
     with replacing(target, "adapter", peft_config.NAME, sum(part.size for part in parts)) as partial:
@@ -73,6 +73,11 @@ def save_adapter(directory: str | AnyPath, model_config: Any, adapter: Params, l
                 file.write((json.dumps(said, indent=2, sort_keys=True) + "\n").encode())
         write_shard(partial and partial / WEIGHTS, parts, values)
     return target
+
+
+def unwritable(model_config: Any, lora: LoraConfig) -> list[str]:
+    """Paths of the projections with an adapter of `lora` for which peft has none, so that `save_adapter` refuses it."""
+    return without_module(model_config, targets(lora, model_config))
 
 
 def load_adapter(
@@ -110,14 +115,14 @@ def load_adapter(
     if (rank, common) == (config.rank, usual):
         alpha = config.alpha
     whole = factors.keys() == able(model_config).keys()
-    targets = ALL if whole else f"^({'|'.join(sorted(factors))})/kernel$"
+    pattern = ALL if whole else f"^({'|'.join(sorted(factors))})/kernel$"
     table = {}
     for path, (first, second) in factors.items():
         missing = rank - first.shape[2]
         table[f"{path}/lora_a"] = np.pad(first, ((0, 0), (0, 0), (0, missing)))
         table[f"{path}/lora_b"] = np.pad(second, ((0, 0), (0, missing), (0, 0)))
     placed = {path: _place(values, sharding_for and sharding_for(path, values.shape)) for path, values in table.items()}
-    return LoraConfig(rank, alpha, targets, config.rank_stabilised), unflatten(placed)
+    return LoraConfig(rank, alpha, pattern, config.rank_stabilised), unflatten(placed)
 
 
 def _host(adapter: Params) -> dict[str, Factors]:

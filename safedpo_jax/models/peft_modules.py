@@ -5,7 +5,7 @@ peft, every projection gets the whole A and its own columns of B. To peft, proje
 A = [A_1 .. A_n] side by side and B block-diagonal, of rank R = n * rank: the same sum exactly, since what is added are zeros.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -88,6 +88,11 @@ def modules(config: Any) -> tuple[Module, ...]:
         Module(name, tuple(parts), {path: shapes[path] for path in (entry.path.removesuffix("/kernel") for entry in parts)})
         for name, parts in ordered.items()
     )
+
+
+def without_module(config: Any, paths: Iterable[str]) -> list[str]:
+    """Those of `paths` (projections that can have an adapter here) which no module holds, sorted: peft cannot express an adapter on them."""
+    return sorted(set(paths) - {path for module in modules(config) for path in module.shapes})
 
 
 def endings(chosen: list[str], names: list[str]) -> list[str]:

@@ -84,7 +84,7 @@ def build(config: Config, network: Any, mesh: Mesh, batch: PairBatch, total_step
       batch: abstract, [micro, rows, ...], from `workload`.
       total_steps: length of the run, which the schedules read.
     Raises:
-      UsageError: `mesh.pmap` is set, or `lora.path`, whose adapter would have to be read.
+      UsageError: `mesh.pmap` is set, or `lora.path`, whose adapter would have to be read, or the run would refuse its adapter.
     """
     if config.mesh.pmap:
         raise UsageError(
@@ -133,6 +133,7 @@ def _adapter(config: Config, model: Any, mesh: Mesh) -> adapters.Adapter:
     settings, rules = config.lora, adapters.rules(model)
     lora = models.LoraConfig(settings.rank, settings.alpha, settings.targets, settings.rank_stabilised)
     dtype = jnp.dtype(config.model.param_dtype)
+    adapters.check_writable(config, model.config, lora)
     shapes = jax.eval_shape(lambda: models.lora.init(lora, model.config, jax.random.key(0), dtype))
     return adapters.Adapter(lora, _placed(mesh, rules, shapes))
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from safedpo_jax import models, sharding
+from safedpo_jax.checks import UsageError
 from safedpo_jax.config import Config
 from safedpo_jax.structs import Params
 from safedpo_jax.train import reference as references
@@ -43,6 +44,24 @@ def make(config: Config, model: models.Model, mesh: Any) -> Adapter:
     lora = models.LoraConfig(settings.rank, settings.alpha, settings.targets, settings.rank_stabilised)
     key = jax.random.fold_in(jax.random.key(config.seed), 1)  # 0 draws a random base
     return Adapter(lora, models.lora.init(lora, model.config, key, dtype, sharding_for=place))
+
+
+def check_writable(config: Config, model_config: Any, lora: models.LoraConfig) -> str:
+    """What is to be said before training if peft, and so a PEFT directory, cannot hold the adapter; empty if it can.
+
+    Raises:
+      UsageError: it cannot, and `lora.merge` is off, so that the run would end without anything to write.
+    """
+    bare = models.unwritable(model_config, lora)
+    if not bare or not config.export:
+        return ""
+    why = f"peft has no adapter for {', '.join(bare)}"
+    if not config.lora.merge:
+        raise UsageError(
+            f"config keys 'lora.targets' and 'lora.merge' leave nothing to write: {why}, and the merged policy is not wanted; "
+            "set lora.merge=True or narrower targets"
+        )
+    return f"adapter: {why}, so the run will write the merged policy and no PEFT directory; the checkpoints hold the adapter"
 
 
 def rules(model: models.Model | models.ScoreModel) -> Any:

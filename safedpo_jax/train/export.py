@@ -25,11 +25,13 @@ AnyModel = models.Model | models.ScoreModel
 def after_training(config: Config, directory: RunDirectory, model: AnyModel, adapter: Adapter | None, params: Params) -> str:
     """Writes the result into the run directory; returns what and where, in words.
 
+    An adapter for which peft has no form is not written, only the merged policy (see `adapters.check_writable`).
+
     Raises:
       UserError: the disk is full, or a target is not ours to replace.
     """
     said = []
-    if adapter is not None:
+    if adapter is not None and not models.unwritable(model.config, adapter.lora):
         said.append(f"adapter in {save(config, directory.adapter, 'adapter', model, adapter, params)}")
     if adapter is None or config.lora.merge:
         kind = f"{model.config.score_type} model" if isinstance(model, models.ScoreModel) else "policy"

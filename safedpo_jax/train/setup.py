@@ -117,8 +117,11 @@ def build(config: Config, beside: storage.AnyPath, say: Say = print) -> Run:
         if adapters.wanted(config):
             model, adapter = adapters.base(config, model, mesh), adapters.make(config, model, mesh)
     if adapter is not None:
+        unwritten = adapters.check_writable(config, model.config, adapter.lora)
         trained, held = (models.parameter_count(tree) for tree in (adapter.start, models.abstract_params(model.config)))
         say(f"adapter: {trained:,} parameters trained, rank {adapter.lora.rank}, on a base of {held:,} ({config.lora.base})")
+        if unwritten:
+            say(unwritten)
     compute = jnp.dtype(config.model.compute_dtype)
     kind = Forward if score_type is None else ScoreForward
     forward = kind.of(model, config.model.logps_chunk, compute, mesh=mesh, join=adapter and adapter.join)
