@@ -189,9 +189,15 @@ class Decoder(nnx.Module):
         )
 
 
+def longest_text(config: DecoderConfig) -> int | None:
+    """Tokens of a text at most: as many as there are learned positions; None where positions are rotated."""
+    return config.max_position_embeddings if config.learned_positions else None
+
+
 def check_length(config: DecoderConfig, length: int) -> None:
     """Raises UserError if a text of `length` tokens has more of them than the model has learned positions."""
-    if config.learned_positions and length > config.max_position_embeddings:
+    longest = longest_text(config)
+    if longest is not None and length > longest:
         raise checks.UserError(
             f"A text of {length} tokens was asked of a {config.family} model with {config.max_position_embeddings} learned positions; "
             "positions beyond them do not exist. Shorten the text, or the text and what is generated after it."

@@ -82,6 +82,7 @@ class Family:
       harmless: regex of tensors that old checkpoints hold and nothing reads.
       prefix: what names of the table may begin with and some checkpoints leave out; empty = nothing.
       logit_cap: config -> soft cap of the logits, cap * tanh(logits / cap), or None.
+      longest_text: config -> tokens of a text at most, or None.
     """
 
     name: str
@@ -96,3 +97,4 @@ class Family:
     harmless: str
     prefix: str = ""
     logit_cap: Callable[[Any], float | None] = lambda config: None
+    longest_text: Callable[[Any], int | None] = lambda config: None

@@ -4,7 +4,7 @@ from typing import Any
 
 from safedpo_jax.models import hf_config
 from safedpo_jax.models.config import DecoderConfig
-from safedpo_jax.models.decoder import Decoder, init_cache
+from safedpo_jax.models.decoder import Decoder, init_cache, longest_text
 from safedpo_jax.models.family import Family, PartitionRules, Tensor
 
 PARTITION_RULES: PartitionRules = (
@@ -81,5 +81,6 @@ FAMILY = Family(
     partition_rules=PARTITION_RULES,
     head="lm_head.weight",
     logit_cap=lambda config: config.final_logit_softcapping,
+    longest_text=longest_text,
     harmless=r"rotary_emb\.inv_freq$",
 )

@@ -115,6 +115,11 @@ class Model:
         return self._family.logit_cap(self.config)
 
     @property
+    def longest_text(self) -> int | None:
+        """Tokens of a text at most, what is generated included: the number of learned positions; None = any."""
+        return self._family.longest_text(self.config)
+
+    @property
     def partition_rules(self) -> PartitionRules:
         """(path regex, mesh axes per dimension), first match wins; the axes are `fsdp` and `tensor`."""
         return self._family.partition_rules

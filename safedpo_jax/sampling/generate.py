@@ -46,9 +46,10 @@ def generate(
     Args:
       model: has `init_cache(batch, length, dtype)` and `decode(params, tokens, positions, cache, logits_at=None) -> (logits, cache)`, where
         a token at position p lies in slot p of its row's cache, negative positions are not stored, and `logits_at` [b] asks for one row of
-        logits only. A cache is a tree of arrays; of a shorter one each array is the beginning of that of a longer one.
+        logits only. A cache is a tree of arrays; of a shorter one each array is the beginning of that of a longer one. And `longest_text`,
+        the tokens of a text at most (prompt and what is generated), None for any number.
       params: the weights, in the dtype to compute in.
-      prompts: int32 [b, t], each row's tokens first, padding behind them; the padding's ids do not matter.
+      prompts: int32 [b, t], each row's tokens first, padding behind them; the padding's ids do not matter, nor whether it exceeds `longest_text`.
       prompt_lengths: int32 [b], at least 1.
       max_new_tokens: generated tokens at most.
       eos_ids: the tokens that end a row; empty for none.
@@ -64,6 +65,7 @@ def generate(
     _check_settings(max_new_tokens, key, temperature, top_k, top_p)
     prompts, lengths = np.asarray(prompts, np.int32), np.asarray(prompt_lengths, np.int32)
     _check_prompts(prompts, lengths)
+    prompts = _without_padding_beyond(model.longest_text, prompts, lengths, max_new_tokens)
     ends = np.asarray([eos_ids] if isinstance(eos_ids, int) else list(eos_ids), np.int32)
     greedy, limit_mass = temperature == 0, top_p is not None and top_p < 1
     mesh, key = _mesh(params), jax.random.key(0) if key is None else key
@@ -74,6 +76,13 @@ def generate(
         *(np.float32(value) for value in (1.0 if greedy else temperature, 1.0 if top_p is None else top_p)),
         np.asarray(jax.random.key_data(key)),  # the same bits on every process and device
     )
+
+
+def _without_padding_beyond(longest: int | None, prompts: np.ndarray, lengths: np.ndarray, max_new: int) -> np.ndarray:
+    """The prompts in as many columns as leave room for `max_new` tokens in a text of `longest`; no column with a token goes."""
+    if longest is None or not lengths.size:
+        return prompts
+    return prompts[:, : max(longest - max_new, int(lengths.max()))]
 
 
 def program(model: Any, params: Any, rows: int, width: int, *, max_new_tokens: int) -> tuple[Any, tuple[Any, ...]]:

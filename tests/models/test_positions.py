@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from safedpo_jax import checks
+from safedpo_jax import checks, sampling
 from safedpo_jax.structs import CHOSEN, PROMPT, segment_code
 from tests.models.conftest import CONFIGS, make
 
@@ -37,6 +37,29 @@ def test_a_position_past_the_table_is_nan_not_its_last_row():
     logits = MODEL.apply(MODEL.params, jnp.zeros((2, 2), int), positions)
     assert np.isfinite(logits[0]).all()
     assert np.isnan(logits[1]).all(), "its row is lost as a whole: zero times NaN is NaN"
+
+
+@pytest.mark.parametrize("bucket", [1, 16, 4 * TABLE])
+def test_padding_of_a_prompt_takes_no_room_from_what_is_generated(bucket):
+    """Texts that fill the table to its last position, from prompts whose padding reaches beyond it."""
+    longest = TABLE - 5
+    prompts = [[7 * place % 53 for place in range(longest)], [7, 8, 9]]
+    found = sampling.generate_text(MODEL, MODEL.params, Letters(), prompts, max_new_tokens=5, batch_size=2, eos_ids=[], bucket=bucket)
+    for prompt, completion in zip(prompts, found, strict=True):
+        text = list(prompt)
+        for _ in range(5):
+            text.append(int(MODEL.apply(MODEL.params, jnp.asarray([text]))[0, -1].argmax()))
+        assert completion.token_ids == text[len(prompt) :]
+        assert np.isfinite(completion.logps).all()
+    with pytest.raises(checks.UserError, match=f"text of {TABLE + 1} tokens"):
+        sampling.generate_text(MODEL, MODEL.params, Letters(), prompts, max_new_tokens=6, eos_ids=[], bucket=bucket)
+
+
+class Letters:
+    """Enough of a tokenizer."""
+
+    def decode(self, ids, skip_special_tokens=False):
+        return " ".join(map(str, ids))
 
 
 def test_a_packed_row_may_be_longer_than_the_table():

@@ -17,6 +17,8 @@ def make_params(seed: int = 0, scale: float = 1.5) -> dict[str, Any]:
 class ToyModel:
     """Hidden state at position p: sum over positions q <= p of embed[token q] * cos(q - p / 2); logits = tanh(hidden) @ head."""
 
+    longest_text = None
+
     def __init__(self) -> None:
         self.traces = 0
 
