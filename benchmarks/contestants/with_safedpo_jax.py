@@ -49,7 +49,7 @@ def main() -> None:
 
     watch, reference = Watch(), None
     if variant == "cached":
-        examples = with_cached_reference(examples, forward, runner, model, row_length)
+        examples = with_cached_reference(examples, forward, runner, model, row_length, workload.dtype)
         watch.part("reference pass")
     else:
         reference = references.freeze(model.params, workload.dtype)
@@ -81,7 +81,7 @@ def main() -> None:
     watch.finish("jax", "flax", "optax", device=jax.devices()[0].device_kind)
 
 
-def with_cached_reference(examples, forward, runner, model, row_length):
+def with_cached_reference(examples, forward, runner, model, row_length, dtype):
     """Examples that carry their log-probs under the model as it starts, by way of the durable cache."""
     logps = references.logps_function(forward, runner.place, model.params)
     with tempfile.TemporaryDirectory() as directory:
@@ -90,7 +90,7 @@ def with_cached_reference(examples, forward, runner, model, row_length):
         def batches(part):
             return data.pack_all(part, rows=4, row_length=row_length)
 
-        (examples,) = references.attach_cached(cache, [examples], batches, logps, lambda _: None)
+        (examples,) = references.attach_cached(cache, [examples], batches, logps, dtype, lambda _: None)
     return examples
 
 

@@ -29,7 +29,14 @@ Batches = Callable[[TokenizedExamples], Iterable[tuple[PairBatch, np.ndarray]]]
 SECONDS_BETWEEN_LINES = 5.0
 SPAN_RULE = "response tokens with end-of-sequence, summed"
 VERIFIED = 16
-"""Examples recomputed when nothing is missing."""
+"""Examples of those that the cache already has which are recomputed and compared, of each part of the data."""
+TOLERANCE = {"float32": 0.0, "bfloat16": 0.25}
+"""Nats by which the log-prob of one token may move with the shape of the batch, beyond what `ReferenceCache.verify` allows for float32.
+
+bfloat16 keeps 8 bits, so logits of 10 to 30 nats move by some hundredths, at random: a sum over n tokens by sqrt(n) times that. Measured on a
+trained model (stories260K, other rows of a batch): 0.055 * sqrt(n) on average, 0.16 * sqrt(n) at most. Other weights move most sums by nats, and
+one of the sample beyond its tolerance is enough to refuse them.
+"""
 
 
 def freeze(params: Params, dtype: str) -> Params:
@@ -72,6 +79,7 @@ def attach_cached(
     examples: Sequence[TokenizedExamples],
     batches: Batches,
     logps: LogpsFunction,
+    dtype: str,
     say: Callable[[str], None],
 ) -> list[TokenizedExamples]:
     """Examples with reference log-probs from the cache; what is missing is computed and added first, else a sample is recomputed and compared.
@@ -81,6 +89,7 @@ def attach_cached(
       examples: training and held-out examples.
       batches: packs examples into evaluation batches, each example once.
       logps: batch -> (chosen, rejected) log-probs under the reference.
+      dtype: of the reference's forward pass, which decides how closely recomputed values agree.
       say: prints progress.
 
     Raises:
@@ -92,9 +101,9 @@ def attach_cached(
             compute_missing(cache, part.take(absent), batches, logps, say)
             continue
         sample = part.take(np.unique(np.linspace(0, len(part) - 1, VERIFIED).astype(np.int64)))
-        for keys, values in _values(sample, batches, logps):
+        for keys, values, tokens in _values(sample, batches, logps):
             with processes.together():
-                cache.verify(keys, values)
+                cache.verify(keys, values, absolute=1e-3 + TOLERANCE[dtype] * np.sqrt(tokens))
     return [attach(cache, part) for part in examples]
 
 
@@ -121,7 +130,7 @@ def compute_missing(
 ) -> None:
     """Runs the reference over `examples`; the cache writes as values come in, so an interruption loses little."""
     done, told = 0, time.monotonic()
-    for keys, values in _values(examples, batches, logps):
+    for keys, values, _ in _values(examples, batches, logps):
         with processes.together():
             cache.add(keys, values)
         done += len(keys) // 2 * jax.process_count()
@@ -134,14 +143,15 @@ def compute_missing(
         cache.refresh()  # with what the other processes computed
 
 
-def _values(examples: TokenizedExamples, batches: Batches, logps: LogpsFunction) -> Iterator[tuple[list[bytes], np.ndarray]]:
-    """Keys and freshly computed log-probs of the responses of one batch after another, chosen before rejected."""
+def _values(examples: TokenizedExamples, batches: Batches, logps: LogpsFunction) -> Iterator[tuple[list[bytes], np.ndarray, np.ndarray]]:
+    """Keys, freshly computed log-probs and token counts of the responses of one batch after another, chosen before rejected."""
     chosen_keys, rejected_keys = examples.response_keys()
     for batch, members in batches(examples):
         chosen, rejected = (sharding.local_rows(part) for part in logps(batch))
         used = members >= 0
-        keys = [chosen_keys[row] for row in members[used]] + [rejected_keys[row] for row in members[used]]
-        yield keys, np.concatenate([chosen[used], rejected[used]])
+        rows = members[used]
+        keys = [chosen_keys[row] for row in rows] + [rejected_keys[row] for row in rows]
+        yield keys, np.concatenate([chosen[used], rejected[used]]), np.concatenate([examples.lengths[rows, 1], examples.lengths[rows, 2]])
 
 
 def _keys(examples: TokenizedExamples) -> list[bytes]:

@@ -132,13 +132,13 @@ class ReferenceCache:
             )
         return np.fromiter((self._values[key] for key in keys), np.float32, len(keys))
 
-    def verify(self, keys: Sequence[bytes], recomputed: Any, *, absolute: float = 1e-3, relative: float = 1e-3) -> None:
+    def verify(self, keys: Sequence[bytes], recomputed: Any, *, absolute: Any = 1e-3, relative: float = 1e-3) -> None:
         """Compares cached values with recomputed ones (P-21).
 
         Args:
           keys: keys of the sample.
           recomputed: their values from the reference at hand, float32 [len(keys)].
-          absolute: tolerance in nats. The default allows for another batch shape or mesh, in bfloat16 pass a larger one.
+          absolute: tolerance in nats, one for all or one for each key. The default allows for another batch shape or mesh in float32.
           relative: tolerance relative to the recomputed value.
 
         Raises:

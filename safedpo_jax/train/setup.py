@@ -171,5 +171,5 @@ def join_reference(
     with processes.in_turn(lambda _: ReferenceCache.open(directory, identity, mode="w")) as cache:
         logps = references.logps_function(forward, runner.place, frozen)
         parts = [part for part in (examples.train, examples.held_out) if part is not None]
-        parts = references.attach_cached(cache, parts, lambda part: batches.every_example(config, part, mesh), logps, say)
+        parts = references.attach_cached(cache, parts, lambda part: batches.every_example(config, part, mesh), logps, dtype, say)
     return examples._replace(train=parts[0], held_out=parts[1] if len(parts) > 1 else None), None, name

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from safedpo_jax import data
+from safedpo_jax import data, models
 from safedpo_jax.checks import UserError
 from safedpo_jax.config import Config, Data, Loss, Model, Optimizer
 from safedpo_jax.data.examples import concatenate, from_ids
 from safedpo_jax.train import reference
+from safedpo_jax.train.forward import Forward
 from safedpo_jax.train.reference_cache import ReferenceCache
 
 from . import toy
@@ -105,6 +106,10 @@ def batches(part):
     return data.pack_all(part, rows=4, row_length=24, layout="shared")
 
 
+def wider_batches(part):
+    return data.pack_all(part, rows=16, row_length=64, layout="shared")
+
+
 class Counted:
     """The reference's log-probs, counting the examples that were run."""
 
@@ -116,9 +121,9 @@ class Counted:
         return self.run(self.params, batch)
 
 
-def attach(folder, parts, logps, identity="a"):
+def attach(folder, parts, logps, identity="a", dtype="float32", batches=batches):
     with ReferenceCache.open(folder, {"weights": identity}, mode="w") as cache:
-        return reference.attach_cached(cache, parts, batches, logps, say=lambda line: None)
+        return reference.attach_cached(cache, parts, batches, logps, dtype, say=lambda line: None)
 
 
 def test_p21_cached_values_are_those_of_the_reference_in_the_order_of_the_examples(tmp_path):
@@ -159,6 +164,33 @@ def test_p21_weights_that_changed_behind_the_same_name_are_refused(tmp_path):
     attach(tmp_path, [examples()], Counted(seed=1))
     with pytest.raises(UserError, match="disagrees with the reference model"):
         attach(tmp_path, [examples()], Counted(seed=2))
+
+
+@pytest.fixture(scope="module")
+def rounding():
+    """seed -> log-probs under a bfloat16 model whose logits are as large as those of a trained one, so that rounding moves them."""
+    start = models.create(models.preset("tiny", vocab_size=toy.VOCAB), jax.random.key(0))
+    run = jax.jit(Forward.of(start, 64, jnp.bfloat16).logps)
+
+    def logps(seed):
+        drawn = models.create(start.config, jax.random.key(seed)).params
+        large = jax.tree.map(lambda leaf: (leaf * 8 if leaf.ndim > 1 else leaf).astype(jnp.bfloat16), drawn)
+        return lambda batch: run(large, batch)
+
+    return logps
+
+
+def test_p21_a_bfloat16_cache_knows_its_own_values_in_batches_of_another_shape(tmp_path, rounding):
+    attach(tmp_path, [examples(40)], rounding(0), dtype="bfloat16", batches=wider_batches)
+    with pytest.raises(UserError, match="disagrees"):  # as float32, to which nothing of this is due to rounding
+        attach(tmp_path, [examples(40)], rounding(0), dtype="float32")
+    attach(tmp_path, [examples(40)], rounding(0), dtype="bfloat16")
+
+
+def test_p21_a_bfloat16_cache_refuses_other_weights_all_the_same(tmp_path, rounding):
+    attach(tmp_path, [examples()], rounding(1), dtype="bfloat16")
+    with pytest.raises(UserError, match="disagrees with the reference model"):
+        attach(tmp_path, [examples()], rounding(2), dtype="bfloat16")
 
 
 def test_p20_examples_that_the_cache_lacks_are_refused_when_only_reading(tmp_path):
