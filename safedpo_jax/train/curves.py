@@ -4,7 +4,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from safedpo_jax import storage
+from safedpo_jax import checks, storage
 from safedpo_jax.storage import AnyPath
 from safedpo_jax.train import atomic
 
@@ -59,12 +59,20 @@ def draw(records: Records, directory: AnyPath) -> list[AnyPath]:
 
     Returns:
       The files, in the order of `PANELS`.
+
+    Raises:
+      UserError: they cannot be written.
     """
     drawn = []
     for panel in PANELS:
         lines = _lines(records, panel)
         if lines:
-            storage.make_directory(directory)
+            try:
+                storage.make_directory(directory)
+            except OSError as error:
+                raise checks.UserError(
+                    f"Cannot create {directory} for the curves: {error.strerror}. Free disk space or check its permissions."
+                ) from error
             drawn.append(_draw(panel, lines, directory / panel.file))
     return drawn
 

@@ -3,7 +3,6 @@
 import contextlib
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import numpy as np
@@ -17,9 +16,10 @@ from safedpo_jax.train import compilation, export, processes, run_directory, set
 from safedpo_jax.train.checkpoint import Checkpoints
 from safedpo_jax.train.evaluate import flat, table_at
 from safedpo_jax.train.meters import Meter
+from safedpo_jax.train.outputs import open_checkpoints, open_progress, open_writers
 from safedpo_jax.train.preemption import StopRequest
 from safedpo_jax.train.processes import Stop
-from safedpo_jax.train.progress import Nowhere, Progress
+from safedpo_jax.train.progress import Progress
 from safedpo_jax.train.report import write_report
 from safedpo_jax.train.run_directory import RunDirectory
 from safedpo_jax.train.setup import Run
@@ -75,7 +75,7 @@ def _train(run: Run, directory: RunDirectory, saved: Checkpoints, stop: Stop) ->
         writer.flush()
         saved.save(step, runner.to_save(state), data=batches.get_state(), metadata=metadata, metrics=evaluated)
 
-    with contextlib.closing(open_writers(run, directory, step if restored else -1)) as writer, open_progress(total, step) as progress:
+    with open_writers(run, directory, step if restored else -1) as writer, open_progress(total, step) as progress:
         evaluated = evaluate(run, state, step, writer, progress) if restored is None else {}
         meter.resume()
         while step < total and not (stopping := stop()):
@@ -141,36 +141,6 @@ def report(run: Run, directory: RunDirectory, command: str, wall_seconds: float)
         final=table_at(records, sources, last=True),
         wall_seconds=wall_seconds,
     )
-
-
-def open_checkpoints(config: Config, directory: RunDirectory, run: Run) -> Checkpoints:
-    """Checkpoints of the run; the best are kept by `checkpoint.metric` if there are held-out examples to measure it on."""
-    measured = run.examples.held_out is not None
-    return Checkpoints(
-        directory.checkpoints,
-        keep_last=config.checkpoint.keep_last,
-        keep_best=config.checkpoint.keep_best if measured else 0,
-        best_metric=(config.checkpoint.metric or "eval/loss") if measured else None,
-        best_mode=config.checkpoint.mode,
-    )
-
-
-def open_writers(run: Run, directory: RunDirectory, last_step: int) -> writers.MultiWriter:
-    """JSONL always, TensorBoard and Weights & Biases as configured; what is later than `last_step` is forgotten. One process writes."""
-    config = run.config
-    if not processes.leads():
-        return writers.MultiWriter([])
-    result: list[Any] = [writers.JsonlWriter(directory.metrics, last_step)]
-    if config.log.tensorboard:
-        result.append(writers.TensorBoardWriter(directory.tensorboard, last_step))
-    if config.log.wandb_project:
-        result.append(writers.WandbWriter(config.log.wandb_project, directory.root, configs.as_dict(config)))
-    return writers.MultiWriter(result)
-
-
-def open_progress(total: int, step: int) -> Progress:
-    """The console of the process that leads; the others are silent."""
-    return Progress(total, step, stream=None if processes.leads() else Nowhere())
 
 
 def skipped(state: TrainState) -> int:

@@ -1,10 +1,10 @@
-"""Where metrics go: a JSONL file that survives crashes and resumes, TensorBoard without TensorFlow, Weights & Biases if wanted."""
+"""Where metrics go: a JSONL file that survives crashes and resumes, Weights & Biases if wanted (TensorBoard: tensorboard.py), several as one."""
 
+import contextlib
 import json
 import math
 import tempfile
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol, runtime_checkable
 
@@ -13,7 +13,7 @@ import numpy as np
 from safedpo_jax import checks, storage
 from safedpo_jax.storage import AnyPath
 from safedpo_jax.train import atomic
-from safedpo_jax.train.bucket_log import BucketLog, Spool
+from safedpo_jax.train.bucket_log import BucketLog
 
 Metrics = Mapping[str, Any]
 """Names to scalars: Python or numpy numbers, zero-dimensional arrays, booleans, strings or None."""
@@ -51,18 +51,27 @@ class JsonlWriter:
     def write(self, step: int, metrics: Metrics) -> None:
         """Appends a line. NaN and infinities, which JSON lacks, become null."""
         line = json.dumps({"step": int(step), **{name: plain(value) for name, value in metrics.items()}}, allow_nan=False)
-        try:
+        with self._sentences():
             self._file.write(line.encode() + b"\n")
             if not isinstance(self._file, BucketLog):
                 self._file.flush()
-        except OSError as error:
-            raise checks.UserError(f"Cannot write the metrics log {self.path}: {error.strerror}. Free disk space, then resume.") from error
 
     def flush(self) -> None:
-        self._file.flush()
+        with self._sentences():
+            self._file.flush()
 
     def close(self) -> None:
-        self._file.close()
+        with self._sentences():
+            self._file.close()
+
+    @contextlib.contextmanager
+    def _sentences(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise checks.UserError(
+                f"Cannot write the metrics log {self.path}: {error.strerror or error}. Free disk space, then resume."
+            ) from error
 
     def _open(self, last_step: int) -> IO[bytes] | BucketLog:
         """The log for appending, with what is kept of it."""
@@ -74,44 +83,6 @@ class JsonlWriter:
         if kept != content:
             atomic.write(self.path, kept)
         return self.path.open("ab")
-
-
-class TensorBoardWriter:
-    """Scalars as TensorBoard event files. On a resume, TensorBoard is told to forget what came after `last_step`.
-
-    For a bucket the event file is written on this machine and uploaded every half minute, on `flush` and on `close`.
-    """
-
-    def __init__(self, directory: str | AnyPath, last_step: int = -1):
-        from tensorboardX import SummaryWriter
-
-        target = storage.path(directory)
-        self._spool = Spool(target) if storage.in_bucket(target) else None
-        self._writer = SummaryWriter(
-            str(self._spool.path if self._spool else target),
-            purge_step=last_step + 1 if last_step >= 0 else None,
-            flush_secs=30,
-            filename_suffix=f".{uuid.uuid4().hex[:8]}",  # names have whole seconds: a quick restart would overwrite the file
-        )
-
-    def write(self, step: int, metrics: Metrics) -> None:
-        for name, value in metrics.items():
-            number = plain(value)
-            if isinstance(number, (int, float)):
-                self._writer.add_scalar(name, number, int(step))
-        if self._spool and self._spool.due():
-            self.flush()
-
-    def flush(self) -> None:
-        self._writer.flush()
-        if self._spool:
-            self._spool.upload()
-
-    def close(self) -> None:
-        self._writer.close()
-        if self._spool:
-            self._spool.upload()
-            self._spool.close()
 
 
 class WandbWriter:
@@ -149,10 +120,26 @@ class WandbWriter:
 
 
 class MultiWriter:
-    """Several writers as one; none on processes other than the first."""
+    """Several writers as one; none on processes other than the first.
+
+    As a context manager it closes all of them on leaving. What one of them raises then is raised, unless an error is under way.
+    """
 
     def __init__(self, writers: Sequence[MetricWriter]):
         self._writers = tuple(writers)
+
+    @classmethod
+    def open(cls, makers: Sequence[Callable[[], MetricWriter]]) -> "MultiWriter":
+        """Makes one writer after another; where one cannot be made, those before it are closed."""
+        made: list[MetricWriter] = []
+        try:
+            for make in makers:
+                made.append(make())
+        except BaseException:
+            with contextlib.suppress(Exception):
+                cls(made).close()
+            raise
+        return cls(made)
 
     def write(self, step: int, metrics: Metrics) -> None:
         for writer in self._writers:
@@ -164,8 +151,22 @@ class MultiWriter:
             writer.flush()
 
     def close(self) -> None:
+        """Closes every writer, whatever becomes of the others, and raises what the first that failed has raised."""
+        failures = []
         for writer in self._writers:
-            writer.close()
+            try:
+                writer.close()
+            except Exception as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
+
+    def __enter__(self) -> "MultiWriter":
+        return self
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        with contextlib.nullcontext() if kind is None else contextlib.suppress(Exception):
+            self.close()
 
 
 def plain(value: Any) -> float | int | bool | str | None:

@@ -9,6 +9,7 @@ from safedpo_jax import checks, storage
 from safedpo_jax.train import atomic, bucket_log, curves, report, run_directory, writers
 from safedpo_jax.train.checkpoint import Checkpoints
 from safedpo_jax.train.reference_cache import ReferenceCache
+from safedpo_jax.train.tensorboard import TensorBoardWriter
 
 from .checkpoint_states import abstract, bits, make_state, store
 
@@ -78,7 +79,7 @@ def test_a_log_that_cannot_be_opened_is_a_sentence(bucket, bucket_server):
 
 
 def test_event_files_are_uploaded_at_flush_and_close(bucket, monkeypatch):
-    writer = writers.TensorBoardWriter(f"{bucket}/tensorboard")
+    writer = TensorBoardWriter(f"{bucket}/tensorboard")
     writer.write(1, {"loss": 0.5})
     assert names(f"{bucket}/tensorboard") == []
     writer.flush()
@@ -92,7 +93,7 @@ def test_event_files_are_uploaded_at_flush_and_close(bucket, monkeypatch):
     assert storage.read_bytes(file).startswith(first)
     assert b"other" in storage.read_bytes(file)
     assert not spool.exists()
-    both = writers.MultiWriter([writers.JsonlWriter(f"{bucket}/m"), writers.TensorBoardWriter(f"{bucket}/t")])
+    both = writers.MultiWriter([writers.JsonlWriter(f"{bucket}/m"), TensorBoardWriter(f"{bucket}/t")])
     both.write(1, {"x": 1})
     both.flush()
     assert steps(f"{bucket}/m") == [1]

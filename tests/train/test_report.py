@@ -6,6 +6,7 @@ import struct
 import numpy as np
 import pytest
 
+from safedpo_jax import checks
 from safedpo_jax.train import curves, report
 
 CONFIG = {"seed": 3, "loss": {"name": "safedpo", "beta": 0.1}, "data": {"train": "pairs|1.jsonl"}}
@@ -113,6 +114,12 @@ def test_series_skip_what_is_missing_or_null():
 def test_one_point_is_visible(tmp_path):
     (path,) = curves.draw([{"step": 1, "drift/chosen": 1.0}], tmp_path)
     assert path.stat().st_size > 5_000
+
+
+def test_curves_that_cannot_be_kept_are_a_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(checks.UserError, match=r"Cannot create .*curves for the curves: Not a directory"):
+        curves.draw([{"step": 1, "loss": 1.0}], tmp_path / "file" / "curves")
 
 
 @pytest.mark.parametrize(("value", "text"), [(3, "3"), (0.123456, "0.1235"), (None, ""), ("chat", "chat"), (True, "True"), (1e-7, "1e-07")])

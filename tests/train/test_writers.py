@@ -1,8 +1,10 @@
-"""Metric writers: valid JSON, no duplicates after a resume, event files TensorBoard can read."""
+"""Metric writers: valid JSON, no duplicates after a resume, sentences where the disk is full, and every one closed in the end."""
 
+import contextlib
 import json
 import sys
 import types
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -75,37 +77,6 @@ def test_a_log_that_cannot_be_opened_is_a_sentence(tmp_path):
         writers.JsonlWriter(tmp_path / "nowhere" / "m.jsonl")
 
 
-def test_tensorboard_event_files_hold_the_scalars(tmp_path):
-    writer = writers.TensorBoardWriter(tmp_path)
-    writer.write(1, {"loss": np.float32(0.5), "bad": float("nan"), "note": "text", "flag": True})
-    writer.write(2, {"loss": 0.25})
-    writer.close()
-    writer = writers.TensorBoardWriter(tmp_path, last_step=1)
-    writer.write(2, {"loss": 0.125})
-    writer.close()
-    files = sorted(tmp_path.iterdir(), key=lambda file: file.stat().st_mtime_ns)
-    found = [event for file in files for event in _events(file)]
-    scalars = [(event.step, value.tag, value.simple_value) for event in found for value in event.summary.value]
-    assert {tag for _, tag, _ in scalars} == {"loss", "flag"}  # neither NaN nor text
-    assert [(step, value) for step, tag, value in scalars if tag == "loss"] == [(1, 0.5), (2, 0.25), (2, 0.125)]
-    # The second file tells readers to purge from step 2 on.
-    from tensorboardX.proto.event_pb2 import SessionLog
-
-    assert [event.step for event in found if event.session_log.status == SessionLog.START] == [2]
-
-
-def _events(path):
-    """Records of a TFRecord file: length, checksum, bytes, checksum."""
-    from tensorboardX.proto.event_pb2 import Event
-
-    content, offset, result = path.read_bytes(), 0, []
-    while offset < len(content):
-        size = int.from_bytes(content[offset : offset + 8], "little")
-        result.append(Event.FromString(content[offset + 12 : offset + 12 + size]))
-        offset += 16 + size
-    return result
-
-
 def test_wandb_missing_is_a_sentence_with_the_command(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(checks.UserError, match=r"pip install 'safedpo_jax\[wandb\]'"):
@@ -142,3 +113,60 @@ def test_several_writers_as_one(tmp_path):
     both.close()
     assert (tmp_path / "a").read_text() == (tmp_path / "b").read_text() == '{"step": 1, "x": 1}\n'
     writers.MultiWriter([]).write(1, {"x": 1})
+
+
+def full(writer):
+    """The writer on a disk that is full: /dev/full refuses every byte."""
+    writer._file.close()
+    writer._file = Path("/dev/full").open("ab")  # noqa: SIM115
+    return writer
+
+
+def test_a_full_disk_is_a_sentence_when_written_flushed_and_closed(tmp_path):
+    sentence = r"Cannot write the metrics log .*m: No space left on device\. Free disk space, then resume"
+    for action in (lambda writer: writer.write(1, {"x": 1}), writers.JsonlWriter.flush, writers.JsonlWriter.close):
+        writer = full(writers.JsonlWriter(tmp_path / "m"))
+        writer._file.write(b"waiting")
+        with pytest.raises(checks.UserError, match=sentence):
+            action(writer)
+        with contextlib.suppress(checks.UserError):
+            writer.close()
+
+
+class Closing:
+    """A writer that notes its end, and fails at it if told to."""
+
+    def __init__(self, failure=None):
+        self.failure, self.closed = failure, False
+
+    def write(self, step, metrics):
+        pass
+
+    def flush(self):
+        pass
+
+    def close(self):
+        self.closed = True
+        if self.failure:
+            raise self.failure
+
+
+def test_all_writers_are_closed_and_the_error_under_way_is_the_one_to_show(tmp_path):
+    parts = [Closing(checks.UserError("first")), Closing(OSError("second")), Closing()]
+    with pytest.raises(checks.UserError, match="first"):
+        writers.MultiWriter(parts).close()
+    assert all(part.closed for part in parts)
+    parts = [full(writers.JsonlWriter(tmp_path / "m")), Closing()]
+    with pytest.raises(checks.UserError, match="Cannot write the metrics log"), writers.MultiWriter(parts) as writer:
+        writer.write(1, {"x": 1})
+    assert parts[1].closed
+    parts = [Closing(checks.UserError("at the end")), Closing()]
+    with pytest.raises(KeyError), writers.MultiWriter(parts):
+        raise KeyError
+    with pytest.raises(checks.UserError, match="at the end"), writers.MultiWriter(parts):
+        pass
+    assert parts[1].closed
+    parts = [Closing()]
+    with pytest.raises(checks.UserError, match="Cannot open"):
+        writers.MultiWriter.open([lambda: parts[0], lambda: writers.JsonlWriter(tmp_path / "nowhere" / "m")])
+    assert parts[0].closed
