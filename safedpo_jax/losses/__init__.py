@@ -13,6 +13,7 @@ from safedpo_jax.losses.adaptive import *  # noqa: F403
 from safedpo_jax.losses.batches import loss_inputs as loss_inputs
 from safedpo_jax.losses.batches import pair_loss as pair_loss
 from safedpo_jax.losses.batches import pair_weights as pair_weights
+from safedpo_jax.losses.batches import prepared_pair_loss as prepared_pair_loss
 from safedpo_jax.losses.compose import Term as Term
 from safedpo_jax.losses.compose import at_step as at_step
 from safedpo_jax.losses.compose import check_terms as check_terms
@@ -60,6 +61,7 @@ __all__ = [
     "pair_loss",
     "pair_sums",
     "pair_weights",
+    "prepared_pair_loss",
     "segment_sums",
     "token_logps",
     "total_loss",

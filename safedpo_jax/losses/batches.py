@@ -40,20 +40,47 @@ def pair_loss(
     Slots of weight 0 are computed on zeros instead of their own log-probs, so that NaN there reaches neither value nor gradient.
 
     Args:
-      objective: row of `OBJECTIVES` with scope 'pair', 'batch' or 'score'; the arrays of a 'batch' objective must hold the whole batch.
+      objective: row of `OBJECTIVES` with scope 'pair', 'batch' or 'score' and without token weights; the arrays of a 'batch' objective must
+        hold the whole batch.
       policy_logps: (chosen, rejected) sums in nats, see `segments.pair_sums`; with scope 'score' the model's scores of the responses.
       reference_logps: the same under the frozen reference, from wherever they come; None only if the objective reads none.
       batch: labels and weights; also any extra array the objective reads, under its public name.
-      **hyper: the objective's hyper-parameters.
+      **hyper: the objective's hyper-parameters, its multiplier included if it has one.
 
     Returns:
       losses, weights: both with the shape of `batch.weight`.
 
     Raises:
-      UsageError: a hyper-parameter is missing or would be ignored.
+      UsageError: a hyper-parameter is missing or would be ignored, which goes for all that is read outside the objective's function.
       UserError: the batch lacks an array that the objective reads.
     """
+    name = objective.name
+    if objective.scope == "embeddings":
+        raise checks.UsageError(
+            f"Objective '{name}' penalises the slope by the input embeddings, which log-probs do not hold; call losses.{name} with a function of "
+            "the embeddings."
+        )
+    if objective.token_weights is not None:
+        raise checks.UsageError(
+            f"Objective '{name}' weighs single tokens, which summed log-probs no longer hold; call losses.{name} on the log-probs of tokens."
+        )
+    return prepared_pair_loss(objective, policy_logps, reference_logps, batch, **hyper)
+
+
+def prepared_pair_loss(
+    objective: Objective, policy_logps: Logps, reference_logps: Logps | None, batch: PairBatch, **hyper: Any
+) -> tuple[jax.Array, jax.Array]:
+    """`pair_loss` for a caller that does by itself what the objective asks for outside its function: the training step.
+
+    It weighs the tokens of the log-probs that it passes, adds the penalty on the embeddings, and steps the multiplier.
+    """
     check_hyperparameters(objective, hyper)
+    if objective.dual is not None and objective.dual.name not in hyper:
+        name = objective.dual.name
+        raise checks.UsageError(
+            f"Objective '{objective.name}' needs its multiplier {name}, which training adapts; pass {name}=..., or the terms of "
+            "at_step(terms, step, duals)."
+        )
     arrays, weights = loss_inputs(objective, policy_logps, reference_logps, batch)
     return objective.function(*arrays, **{name: value for name, value in hyper.items() if name in objective.arguments}), weights
 

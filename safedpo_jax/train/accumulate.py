@@ -107,7 +107,7 @@ def with_penalty(sums: Sums, forward: Forward, term: Term, scale: Scale, params:
 
     def pair_losses(shift: jax.Array) -> jax.Array:
         policy = forward.logps(params, batch, shift=shift.reshape(rows, length, features))
-        return losses.pair_loss(row, policy, anchor, batch, **hyper)[0][:, 0]
+        return losses.prepared_pair_loss(row, policy, anchor, batch, **hyper)[0][:, 0]
 
     start = jnp.zeros((pairs, rows // pairs, length, features), forward.compute_dtype)
     penalties = losses.embedding_penalty(pair_losses, start)[:, None]

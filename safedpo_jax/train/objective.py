@@ -60,7 +60,7 @@ def loss_sums(
     """
     parts, totals, duals = {}, {}, {}
     for objective, hyper, _ in terms:
-        values, weights = losses.pair_loss(objective, policy, anchor, batch, **hyper)
+        values, weights = losses.prepared_pair_loss(objective, policy, anchor, batch, **hyper)
         parts[objective.name] = (jax.lax.stop_gradient(values), weights)
         totals[objective.name] = losses.weighted_sum(values, weights)
         if objective.dual is not None:

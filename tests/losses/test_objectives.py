@@ -7,7 +7,19 @@ import pytest
 
 from safedpo_jax import losses
 from safedpo_jax.checks import UsageError, UserError
-from safedpo_jax.losses import OBJECTIVES, Objective, check_hyperparameters, find_objective, mean, pair_loss, pair_weights, weighted_sum
+from safedpo_jax.losses import (
+    OBJECTIVES,
+    Objective,
+    Term,
+    at_step,
+    check_hyperparameters,
+    find_objective,
+    mean,
+    pair_loss,
+    pair_weights,
+    total_loss,
+    weighted_sum,
+)
 from safedpo_jax.structs import PairBatch
 
 
@@ -174,3 +186,31 @@ def test_every_setting_that_the_function_does_not_read_is_guarded():
         for name in owner.settings:
             with pytest.raises(UsageError, match=f"{name}|categories"):
                 owner.check(**{**owner.settings, name: -1})
+
+
+def test_p28_what_sums_of_log_probs_cannot_honour_is_refused(packed, logps):
+    """WDPO's radius and LD-DPO's alpha would be ignored, and Cat-DPO cannot be computed without its multiplier."""
+    calls = {
+        "wdpo": r"'wdpo' penalises .*input embeddings.*call losses\.wdpo",
+        "ld_dpo": r"'ld_dpo' weighs single tokens.*call losses\.ld_dpo",
+    }
+    for name, sentence in calls.items():
+        row = OBJECTIVES[name]
+        with pytest.raises(UsageError, match=sentence):
+            pair_loss(row, *logps, packed, **row.all_defaults)
+        with pytest.raises(UsageError, match=sentence):
+            total_loss([Term(row)], *logps, packed)
+    row, batch = OBJECTIVES["cat_dpo"], packed._replace(scores={"rejected_categories": np.full((5, 1), 2, np.int32)})
+    needs = r"'cat_dpo' needs its multiplier lam.*at_step\(terms, step, duals\)"
+    with pytest.raises(UsageError, match=needs):
+        pair_loss(row, *logps, batch, beta=0.1)
+    with pytest.raises(UsageError, match=needs):
+        total_loss([Term(row)], *logps, batch)
+    margins = np.array([5.0, 2.0], np.float32)  # bit 1 of the mask: the second
+    cat = total_loss(at_step([Term(row)], 0, {"cat_dpo": margins}), *logps, batch)
+    (value, weight), gap = pair_loss(row, *logps, batch, beta=0.1, lam=margins), np.array([1.5, -2.5, -1.0, 3.0])
+    mixed = np.array([True, False, False, False])
+    expected = np.logaddexp(0, 2.0 * mixed - 0.1 * gap)
+    np.testing.assert_allclose(value[:4, 0], expected, rtol=1e-6)
+    np.testing.assert_allclose(cat, expected.mean(), rtol=1e-6)
+    np.testing.assert_array_equal(weight[:, 0], [1, 1, 1, 1, 0])
