@@ -79,6 +79,27 @@ def test_p28_a_hyperparameter_the_loss_ignores_is_refused():
         config.from_config_dict(values)
 
 
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"name": "bso", "member": "lr", "kappa": 0.7}, "bso does not read kappa=0.7 with member='lr'"),
+        (
+            {"name": "bso", "member": "lsif", "schedule": "scale=4:7"},
+            "^loss.schedule entry 'scale=4:7' .*does not read scale=7.0 with member='lsif'",
+        ),
+        ({"name": "kldpo", "max_weight": 3.0}, "kldpo does not read max_weight=3.0 with normalize=True"),
+        ({"name": "cdpo", "score_scale": 2.0}, "cdpo does not read score_scale=2.0 with relabel='hard'"),
+        (
+            {"name": "cdpo", "schedule": "score_scale=1:3"},
+            "^loss.schedule entry 'score_scale=1:3' .*does not read score_scale=3.0",
+        ),
+    ],
+)
+def test_p28_a_hyperparameter_the_chosen_variant_ignores_is_refused(changes, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        loss_terms(config.Loss(**changes))
+
+
 def hyper(**changes):
     (term,) = loss_terms(config.Loss(**changes))
     return term.hyper

@@ -37,7 +37,7 @@ def kldpo(
       beta: strength of the pull towards the reference, > 0; the paper's 0.01 on language models of 1B to 8B parameters, else 0.1.
       tau: temperature of the tilt in nats of loss, > 0; small is more robust, infinite is DPO. The paper's 0.005 to 0.1.
       normalize: whether the tilt's weights average to 1.
-      max_weight: largest weight where they do not, > 0; 10 in the authors' code.
+      max_weight: largest weight where they do not, > 0; 10 in the authors' code. Refused with `normalize`, which does not read it.
 
     Returns:
       In nats, in the dtype and shape of the log-probs.
@@ -45,13 +45,15 @@ def kldpo(
     Raises:
       ValueError: the arrays differ in shape.
       TypeError: log-probs are not floating point.
-      UsageError: a hyper-parameter is out of range.
+      UsageError: a hyper-parameter is out of range, or would be ignored.
     """
     logps = (policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps)
     losses, weight = batch_dpo("kldpo", *logps, pair_weight, beta)
     temperature = inputs.positive("kldpo", losses.dtype, tau=tau)
     ceiling = inputs.positive("kldpo", losses.dtype, max_weight=max_weight)
     checks.one_of("kldpo's normalize", normalize, (True, False))
+    if normalize:
+        inputs.unread("kldpo", "normalize=True", max_weight=(max_weight, 10.0))
     fixed_losses = jax.lax.stop_gradient(losses)
     excess = (fixed_losses - mean(weighted_sum(fixed_losses, weight))) / temperature
     if normalize:

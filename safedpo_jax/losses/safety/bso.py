@@ -11,7 +11,9 @@ from safedpo_jax.losses import inputs
 from safedpo_jax.losses.inputs import Array, Scalar
 from safedpo_jax.losses.safety.logit import ordered_logit
 
-MEMBERS = ("lr", "kliep", "lsif", "ba", "sba")
+CLAMPS = ("headroom", "log_ratio_min")
+READS = {"lr": (), "kliep": CLAMPS, "lsif": CLAMPS, "ba": ("kappa", *CLAMPS), "sba": ("kappa", "scale", *CLAMPS)}
+"""Options of each member; the others are refused unless they have their defaults."""
 LARGEST_EXPONENT = 85.0
 """exp of it is finite in float32 and bfloat16 with room for factors and sums."""
 
@@ -61,11 +63,11 @@ def bso(
       beta: strength of the pull towards the reference, > 0. The paper does not give its value.
       delta: cost C of an unsafe response in logits, >= 0; the paper's best is 30. Below floor(85 / highest power of R) (70 at the defaults)
         for all members but lr, or a mixed pair would start above the clamp.
-      member: 'lr', 'kliep', 'lsif', 'ba' or 'sba'.
+      member: 'lr', 'kliep', 'lsif', 'ba' or 'sba'. Options that it does not read are refused unless they have their defaults.
       kappa: power of ba and sba, in [0, 1], read by these alone; 0 is kliep (sba: over scale). The paper's best is 0.2.
       scale: sba's divisor, > 0; 4 gives W(R = 1) = 1/2, as in DPO. Read by sba alone.
-      headroom: how far above delta log R may grow before it is clamped, > 0: at 0 a mixed pair would start at the clamp.
-      log_ratio_min: clamp of log R from below, in [-85, 0].
+      headroom: how far above delta log R may grow before it is clamped, > 0: at 0 a mixed pair would start at the clamp. Not read by lr.
+      log_ratio_min: clamp of log R from below, in [-85, 0]. Not read by lr.
 
     Returns:
       The loss, unreduced, in the dtype of the log-probs; 0 where both responses are unsafe (average over kept pairs).
@@ -75,7 +77,7 @@ def bso(
       TypeError: log-probs are not floating point, or labels are not boolean.
       UsageError: a hyper-parameter is out of range or `member` unknown.
     """
-    checks.one_of("bso's member", member, MEMBERS)
+    checks.one_of("bso's member", member, READS)
     logit, keep = ordered_logit(
         "bso",
         policy_chosen_logps,
@@ -91,6 +93,8 @@ def bso(
     divisor = inputs.positive("bso", logit.dtype, scale=scale)
     room = inputs.positive("bso", logit.dtype, headroom=headroom)
     low = inputs.between("bso", logit.dtype, -LARGEST_EXPONENT, 0, log_ratio_min=log_ratio_min)
+    options = {"kappa": (kappa, 0.2), "scale": (scale, 4.0), "headroom": (headroom, 10.0), "log_ratio_min": (log_ratio_min, -30.0)}
+    inputs.unread("bso", f"member='{member}'", **{name: pair for name, pair in options.items() if name not in READS[member]})
     _check_delta(member, delta, kappa)
     highest = HIGHEST_POWER.get(member, 1 + power)
     high = jnp.minimum(jnp.asarray(delta, logit.dtype) + room, jnp.floor(LARGEST_EXPONENT / highest))

@@ -68,8 +68,8 @@ def lagrangian_preference(
 def preference(function: str, scores: dict[str, Any], lam: Scalar, score_scale: Scalar, relabel: str, like: Any = None) -> jax.Array:
     """`lagrangian_preference` under the name of the loss that asks, in the dtype of `like`, whose shape the scores must have."""
     checks.one_of(f"{function}'s relabel", relabel, RELABEL)
-    if relabel == "hard" and isinstance(score_scale, float | int) and score_scale != 1:
-        raise checks.UsageError(f"{function} does not read score_scale={score_scale} with relabel='hard'; remove it, or use 'soft'.")
+    if relabel == "hard":
+        inputs.unread(function, "relabel='hard'", score_scale=(score_scale, 1.0))
     arrays = inputs.log_probs(function, **scores)
     dtype = arrays[0].dtype
     if like is not None:

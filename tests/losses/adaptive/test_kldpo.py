@@ -96,3 +96,10 @@ def test_p33_the_mean_is_over_the_batch_in_any_shape_and_a_part_of_the_batch_is_
 def test_hyperparameters_out_of_range_are_refused_by_name(s4, bare, hyper):
     with pytest.raises(UsageError, match=list(hyper)[-1]):
         bare(kldpo)(*s4.logps, ONES, beta=0.1, **hyper)
+
+
+def test_p28_a_ceiling_that_normalised_weights_do_not_read_is_refused(s4):
+    with pytest.raises(UsageError, match=r"kldpo does not read max_weight=5\.0 with normalize=True; remove it"):
+        kldpo(*s4.logps, ONES, beta=0.1, tau=0.05, max_weight=5.0)
+    low, high = (kldpo(*s4.logps, ONES, beta=0.1, tau=0.05, normalize=False, max_weight=ceiling) for ceiling in (5.0, 10.0))
+    assert (np.asarray(low) < np.asarray(high)).any()

@@ -200,3 +200,30 @@ def test_p62_a_delta_at_the_clamp_is_refused_since_mixed_pairs_would_start_witho
 def test_p62_without_headroom_a_mixed_pair_would_start_at_the_clamp(s4):
     with pytest.raises(UsageError, match="bso needs a finite number > 0 for headroom, got headroom=0"):
         bso(*s4.logps, *s4.labels, beta=0.1, delta=1.0, headroom=0.0)
+
+
+@pytest.mark.parametrize(
+    ("member", "unread"),
+    [
+        ("lr", ("kappa", "scale", "headroom", "log_ratio_min")),
+        ("kliep", ("kappa", "scale")),
+        ("lsif", ("kappa", "scale")),
+        ("ba", ("scale",)),
+        ("sba", ()),
+    ],
+)
+def test_p28_options_that_a_member_does_not_read_are_refused(s4, member, unread):
+    """Which ones those are is measured: the others change the value or the gradient of some pair."""
+    other = {"kappa": 0.3, "scale": 3.0, "headroom": 1.0, "log_ratio_min": -2.0}
+    gap = jnp.asarray([-30.0, -1.0, 2.0, 40.0])
+    zero, safe = jnp.zeros(4), np.zeros(4, bool)
+
+    def both(**hyper):
+        return jax.vjp(lambda chosen: bso(chosen, zero, zero, zero, safe, safe, beta=1.0, delta=2.0, member=member, **hyper), gap)[0]
+
+    for name, value in other.items():
+        if name in unread:
+            with pytest.raises(UsageError, match=f"bso does not read {name}={value} with member='{member}'; remove it"):
+                both(**{name: value})
+        else:
+            assert not np.array_equal(both(**{name: value}), both())

@@ -68,6 +68,8 @@ def test_p58_what_is_out_of_range_or_would_be_ignored_is_refused(bare):
         lagrangian_preference(*CD1, lam=-1.0)
     with pytest.raises(UsageError, match=r"does not read score_scale=0.1 with relabel='hard'"):
         lagrangian_preference(*CD1, lam=1.0, relabel="hard", score_scale=0.1)
+    with pytest.raises(UsageError, match=r"does not read score_scale=2.0 with relabel='hard'"):
+        lagrangian_preference(*CD1, lam=1.0, relabel="hard", score_scale=jnp.float32(2))
     with pytest.raises(UsageError, match="relabel must be one of 'hard', 'soft', got 'bernoulli'"):
         lagrangian_preference(*CD1, lam=1.0, relabel="bernoulli")
     with pytest.raises(ValueError, match=r"chosen_cost \(3,\)"):
