@@ -142,5 +142,6 @@ def _top(flat: jax.Array, fraction: Scalar) -> jax.Array:
     share = values.fraction("top_mask", jnp.result_type(float), fraction=fraction)
     exact = isinstance(fraction, numbers.Real)  # float32 does not hold the count of a large matrix
     count = round(float(fraction) * flat.size) if exact else jnp.round(share * flat.size).astype(jnp.int32)
-    order = jnp.argsort(-flat, stable=True)
+    falling = -flat if jnp.issubdtype(flat.dtype, jnp.floating) else ~flat  # turns integers and booleans around without wrapping
+    order = jnp.argsort(falling, stable=True)
     return jnp.zeros(flat.shape, bool).at[order].set(jnp.arange(flat.size, dtype=jnp.int32) < count)

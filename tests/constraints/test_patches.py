@@ -108,3 +108,22 @@ def test_mistakes_are_named(bare):
         top_mask(SAFER, fraction=-0.1)
     with pytest.raises(UsageError, match="within must be one of 'tensor', 'tree'"):
         bare(top_mask)(SAFER, fraction=0.1, within="matrix")
+
+
+@pytest.mark.parametrize("within", ["tensor", "tree"])
+@pytest.mark.parametrize(
+    "scores",
+    [
+        np.array([0, 1, 200, 3, 200], np.uint8),
+        np.array([-128, 1, 127, 0, -127], np.int8),
+        np.array([0, 7, 2**32 - 1, 1, 2**31], np.uint32),
+        np.array([False, True, False, True, True]),
+        np.array([0.5, -1.0, np.inf, -np.inf, 2.0], np.float32),
+    ],
+    ids=lambda scores: str(scores.dtype),
+)
+def test_scores_of_every_dtype_are_ranked_by_their_value(scores, within):
+    for count in range(6):
+        best = np.argsort([-float(score) for score in scores], kind="stable")[:count]
+        mask = top_mask({"a": scores}, fraction=count / 5, within=within)["a"]
+        np.testing.assert_array_equal(np.flatnonzero(mask), np.sort(best))
