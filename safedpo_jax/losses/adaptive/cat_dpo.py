@@ -29,7 +29,7 @@ def category_members(
     Args:
       function: name of the caller, for error messages.
       chosen_unsafe, ...: as in `cat_dpo`.
-      categories: how many bits of the mask to read; higher bits are ignored.
+      categories: how many bits of the mask to read; higher bits are ignored. The sign of a mask is the highest bit of its dtype.
 
     Raises:
       ValueError: the arrays differ in shape.
@@ -42,8 +42,10 @@ def category_members(
     if mask.dtype.kind not in "iu":
         raise TypeError(f"{function} needs integer rejected_categories (a bit mask), got {mask.dtype}.")
     check_categories(function, categories)
-    bit = jnp.arange(categories, dtype=mask.dtype).reshape((1,) * mask.ndim + (-1,))
-    return ((mask[..., None] >> bit) & 1).astype(bool) & (~chosen & rejected)[..., None]
+    bits = jax.lax.bitcast_convert_type(mask, f"uint{8 * mask.dtype.itemsize}")  # or the sign would be repeated beyond the width
+    bits = bits.astype(jnp.uint64 if mask.dtype.itemsize == 8 else jnp.uint32)
+    bit = jnp.arange(categories, dtype=bits.dtype).reshape((1,) * mask.ndim + (-1,))
+    return ((bits[..., None] >> bit) & 1).astype(bool) & (~chosen & rejected)[..., None]
 
 
 def cat_dpo(

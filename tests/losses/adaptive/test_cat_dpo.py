@@ -7,6 +7,7 @@ import pytest
 
 from safedpo_jax.checks import UsageError
 from safedpo_jax.losses import cat_dpo, dpo, safedpo
+from safedpo_jax.losses.adaptive.cat_dpo import category_members
 
 SAFE = np.zeros(4, bool)
 MIXED = np.array([True, False, True, False])
@@ -92,3 +93,15 @@ def test_bad_input_is_named(s4, bare, change, error, message):
     categories, lam = change.get("categories", CATEGORIES), change.get("lam", LAM)
     with pytest.raises(error, match=message):
         bare(cat_dpo)(*s4.logps, SAFE, MIXED, categories, beta=0.1, lam=lam)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32])
+def test_the_categories_of_a_mask_are_its_bits_in_every_integer_dtype(dtype):
+    """The sign is the highest bit like the others, and there is nothing beyond it."""
+    width = 8 * np.dtype(dtype).itemsize
+    patterns = np.array([0, 1, 0b101, 1 << (width - 1), (1 << width) - 1], np.uint64)
+    masks = patterns.astype(f"uint{width}").view(dtype)
+    safe = np.zeros(len(masks), bool)
+    found = category_members("test", safe, ~safe, masks, 31)
+    expected = (patterns[:, None] >> np.arange(31, dtype=np.uint64)) & np.uint64(1)
+    np.testing.assert_array_equal(found, expected.astype(bool))
