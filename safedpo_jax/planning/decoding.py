@@ -1,5 +1,6 @@
 """Sampling from the trained policy on the same chips: the memory of the compiled program, and the rate that wires and memory allow."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -43,8 +44,9 @@ def decoding(made: Program, where: Topology) -> Decoding | None:
     jitted, called = sampling.program(model, params, rows, width, max_new_tokens=width)
     parts = memory.Arguments(memory.shard_bytes(params), 0, 0, memory.shard_bytes(called[1:]))
     found = memory.compiled_memory(jitted, called, parts)[0] if where.chip.is_tpu else None
-    cache = sum(leaf.size * leaf.dtype.itemsize for leaf in _arrays(jax.eval_shape(lambda: model.init_cache(rows, 2 * width, dtype))))
-    cache //= sharding.row_shards(mesh)
+    kept = jax.eval_shape(lambda: model.init_cache(rows, 2 * width, dtype))
+    cache = sum(leaf.size * leaf.dtype.itemsize for leaf in (kept.key, kept.value))
+    cache //= sharding.row_shards(mesh) * cache_shards(made.network, mesh.shape["tensor"])
     if found is None:
         found = memory.Memory(parts, 0.0, 2.0 * cache, 0.0, 0.0, 0.0, compiled=False)
     whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params)) / mesh.shape["tensor"]
@@ -54,5 +56,11 @@ def decoding(made: Program, where: Topology) -> Decoding | None:
     return Decoding(rows, width, width, found, cache, max(read, sent), "memory" if read >= sent else "interconnect")
 
 
-def _arrays(tree: Any) -> list[Any]:
-    return [leaf for leaf in jax.tree.leaves(tree) if leaf.ndim]
+def cache_shards(network: Any, tensor: int) -> int:
+    """Over how many of the chips of a tensor group the compiler splits keys and values, whose kernels' outputs the group has split.
+
+    Those outputs are the heads, and in each head its features: heads are split as far as they divide, features once every head is alone.
+    """
+    heads = math.gcd(network.num_key_value_heads, tensor)
+    features = math.gcd(network.head_dim, tensor // heads) if heads == network.num_key_value_heads else 1
+    return heads * features
