@@ -21,7 +21,8 @@ class Embed(nnx.Module):
         self.embedding = nnx.Param(nnx.initializers.normal(stddev)(rngs.params(), (rows, features), dtype))
 
     def __call__(self, tokens: Integer[Array, "b t"]) -> Float[Array, "b t f"]:
-        return jnp.take(self.embedding[...], tokens, axis=0, mode="fill")  # an id past the end gives NaN, not its neighbour
+        # An id before the first or past the last gives NaN, and not the vector of another.
+        return self.embedding[...].at[tokens].get(mode="fill", wrap_negative_indices=False)
 
 
 class Linear(nnx.Module):

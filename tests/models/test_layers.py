@@ -8,11 +8,31 @@ from flax import nnx
 
 from safedpo_jax import models
 from safedpo_jax.models import grafts
-from safedpo_jax.models.layers import Linear
+from safedpo_jax.models.layers import Embed, Linear
 from safedpo_jax.models.tree import flatten
 from tests.models.conftest import CONFIGS
 
 INPUTS = jax.random.normal(jax.random.key(1), (2, 5, 6))
+
+
+@pytest.mark.parametrize("spec", [(), ("tensor", "fsdp")], ids=["whole", "split"])
+def test_an_id_outside_the_vocabulary_gives_nan_and_no_gradient(spec):
+    mesh = jax.make_mesh((4, 2), ("fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    table = np.random.default_rng(0).standard_normal((6, 8), np.float32)
+    tokens = jnp.asarray([[5, -1, 0], [-6, 6, 3]])
+    layer = Embed(6, 8, stddev=1.0, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    graph, _ = nnx.split(layer)
+
+    def vectors(params):
+        return nnx.merge(graph, params)(tokens)
+
+    params = {"embedding": jax.device_put(table, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec)))}
+    found = jax.jit(vectors)(params)
+    inside = np.asarray([[True, False, True], [False, False, True]])
+    np.testing.assert_array_equal(found[inside], table[[5, 0, 3]])
+    assert np.isnan(found[~inside]).all()
+    slope = jax.jit(jax.grad(lambda params: jnp.where(inside[:, :, None], vectors(params), 0).sum()))(params)["embedding"]
+    np.testing.assert_array_equal(slope, np.ones((6, 8)) * np.isin(np.arange(6), [5, 0, 3])[:, None])
 
 
 @pytest.mark.parametrize("use_bias", [False, True])
