@@ -87,12 +87,14 @@ def _train(run: Run, directory: RunDirectory, saved: Checkpoints, stop: Stop) ->
                 line = meter.flush() | {"skipped": skipped(state)}
                 writer.write(step, line)
                 progress.update(step, line)
-            meter.pause()
-            if step == total or (config.eval.every and step % config.eval.every == 0) or (due and config.checkpoint.keep_best):
-                evaluated = evaluate(run, state, step, writer, progress)
-            if due:
-                save()
-            meter.resume()
+            measured = step == total or (config.eval.every and step % config.eval.every == 0) or (due and config.checkpoint.keep_best)
+            if measured or due:  # on all other steps nothing waits for the device
+                meter.pause()
+                if measured:
+                    evaluated = evaluate(run, state, step, writer, progress)
+                if due:
+                    save()
+                meter.resume()
         if stopping and step > 0:
             line = meter.flush()
             if "loss" in line:  # steps since the last line, if the request came late

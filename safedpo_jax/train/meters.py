@@ -29,8 +29,12 @@ class Meter:
         self._pending.append(metrics)
 
     def pause(self) -> None:
-        """Stops the clock, for evaluation and saving: throughput is that of training."""
-        self._seconds += time.perf_counter() - self._mark
+        """Stops the clock, for evaluation and saving: throughput is that of training.
+
+        Waits for the steps that are still on the device. Left to run inside the evaluation, their tokens would count and their time would not.
+        """
+        jax.block_until_ready(self._pending)
+        self._take_time()
 
     def resume(self) -> None:
         self._mark = time.perf_counter()
@@ -38,8 +42,7 @@ class Meter:
     def flush(self) -> dict[str, int | float]:
         """Means over the steps since the last flush, throughput and counters. Waits for those steps to finish."""
         steps = jax.device_get(self._pending)
-        self.pause()
-        self.resume()
+        self._take_time()
         sums: dict[str, list[float]] = {}
         for metrics in steps:
             for name, total in metrics.items():
@@ -62,6 +65,10 @@ class Meter:
             }
             line |= self._accounting.rates(**counted, seconds=seconds) if self._accounting is not None else {}
         return line | {"tokens": self._counters["tokens"], "examples": self._counters["examples"]}
+
+    def _take_time(self) -> None:
+        now = time.perf_counter()
+        self._seconds, self._mark = self._seconds + now - self._mark, now
 
     def state(self) -> dict[str, Any]:
         """Counters of everything flushed so far, for the checkpoint."""

@@ -1,5 +1,6 @@
 """Metrics between log lines: totals are divided once, throughput counts real tokens and training time only."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -53,6 +54,35 @@ def test_p78_throughput_counts_real_tokens_in_training_time(clock):
     assert line["seconds_per_step"] == pytest.approx(2.0)
     assert line["padding"] == pytest.approx(1 - 40 / 100)
     assert (line["tokens"], line["examples"]) == (40, 4)
+
+
+class OnItsWay:
+    """A number that the device has yet to compute: the first who reads it, or waits for it, waits `seconds`."""
+
+    def __init__(self, clock, seconds, value):
+        self.clock, self.seconds, self.value = clock, seconds, value
+
+    def block_until_ready(self):
+        self.clock.now, self.seconds = self.clock.now + self.seconds, 0.0
+        return self
+
+    def __array__(self):
+        return np.float32(self.block_until_ready().value)
+
+
+def test_p78_steps_still_on_the_device_are_waited_for_before_the_clock_stops(clock):
+    """An evaluation between two lines of the log: steps that were only dispatched would run inside it, where time does not count."""
+    meter, totals = Meter(), [Total(OnItsWay(clock, seconds, 10.0), OnItsWay(clock, 0.0, 40.0)) for seconds in (2.0, 3.0)]
+    for total in totals:
+        meter.add({"tokens": total})
+    assert clock.now == 100.0  # nothing waits for an ordinary step
+    meter.pause()
+    jax.block_until_ready(totals)  # by the evaluation, which comes after them
+    clock.now += 50.0
+    meter.resume()
+    line = meter.flush()
+    assert line["seconds_per_step"] == pytest.approx(2.5)
+    assert line["tokens_per_second"] == pytest.approx(20 / 5.0)
 
 
 def test_every_line_starts_anew_but_counters_go_on(clock):
