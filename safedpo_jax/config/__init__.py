@@ -8,6 +8,7 @@ that the chosen loss does not read is an error.
     exchange.py       to a locked ConfigDict and back
     validation.py     values and combinations that cannot work
     loss.py           the `loss` section as terms of a loss
+    config_file.py    loads a file, and says what is wrong in it
     command_line.py   the flags of commands that take a config
 """
 

@@ -8,6 +8,7 @@ from ml_collections import config_flags
 
 from safedpo_jax import checks
 from safedpo_jax import config as configs
+from safedpo_jax.config import config_file
 
 
 def asks_for_help(arguments: Sequence[str]) -> bool:
@@ -20,25 +21,33 @@ def parse(arguments: Sequence[str], *, workdir: bool = True) -> tuple[configs.Co
     Raises:
       UsageError: names the flag, key or file that is wrong, and the nearest right one.
     """
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", lock_config=True, flag_values=values, sys_argv=list(arguments))
+    file, arguments = _take_file(arguments)
+    if file is None:
+        raise checks.UsageError("--config is missing: name a file such as configs/safedpo.py")
+    config, values = config_file.load(file), flags.FlagValues()
     flags.DEFINE_string("workdir", None, "Run directory.", flag_values=values)
     try:
-        rest = values(list(arguments))
-        config = values.config
-        if config is not None:
-            config.lock()  # a config file that failed to load raises here
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
+        rest = values(arguments)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise checks.UsageError(_flag_sentence(arguments, error)) from error
-    except OSError as error:
-        raise checks.UsageError(f"cannot load the config file: {' '.join(str(error).split())}") from error
     if len(rest) > 1:
         raise checks.UsageError(f"unexpected argument {rest[1]!r}; options start with --, see --help")
-    if config is None:
-        raise checks.UsageError("--config is missing: name a file such as configs/safedpo.py")
     if workdir and not values.workdir:
         raise checks.UsageError("--workdir is missing: name the run directory")
     return configs.from_config_dict(config), values.workdir or ""
+
+
+def _take_file(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The last value of --config, and the arguments without it."""
+    file, rest, waiting = None, [], iter(arguments)
+    for argument in waiting:
+        name, equals, value = argument.partition("=")
+        if name in ("--config", "-config"):
+            file = value if equals else next(waiting, None)
+        else:
+            rest.append(argument)
+    return file, rest
 
 
 def help_text() -> str:
