@@ -2,8 +2,9 @@
 
 import pytest
 
-from safedpo_jax import main
-from safedpo_jax.config import command_line
+from safedpo_jax import config, main
+from safedpo_jax.config import command_line, validation
+from safedpo_jax.data import fitting, formats, rules, templates
 
 GOOD = ["x", "--config=configs/safedpo.py", "--workdir=w", "--config.data.train=t.jsonl", "--config.model.path=m"]
 
@@ -49,3 +50,31 @@ def test_help_lists_every_key_and_every_loss(capsys):
     text = capsys.readouterr().out
     assert "--config.optimizer.learning_rate=1e-06" in text
     assert "safedpo: loss.beta=0.1, loss.delta=10.0" in text
+
+
+def test_help_says_what_every_key_means_and_which_values_it_takes(capsys):
+    assert main.main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    after = {
+        line.strip().removeprefix("--config.").split("=")[0]: lines[place + 1] for place, line in enumerate(lines) if "  --config." in line
+    }
+    values = flatten(config.as_dict(config.Config()))
+    assert after.keys() == values.keys()
+    assert all(meaning.startswith("      ") and len(meaning.split()) >= 2 for meaning in after.values())
+    for key, choices in validation.CHOICES.items():
+        assert f"(one of {', '.join(map(str, choices))})" in after[key]
+
+
+def flatten(values, prefix=""):
+    result = {}
+    for name, value in values.items():
+        result |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return result
+
+
+def test_choices_of_data_keys_are_those_of_the_code():
+    assert set(validation.CHOICES["data.ordering"]) == {"auto", *rules.ORDERINGS}
+    assert set(validation.CHOICES["data.format"]) == {"auto", *formats.SHAPES}
+    assert set(validation.CHOICES["data.template"]) == {"auto", *templates.TEMPLATES}
+    assert validation.CHOICES["data.truncation"] == fitting.TRUNCATIONS
+    assert validation.CHOICES["data.long_prompt"] == fitting.LONG_PROMPTS

@@ -2,13 +2,14 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
 
 from safedpo_jax import checks
 from safedpo_jax import config as configs
-from safedpo_jax.config import config_file
+from safedpo_jax.config import config_file, validation
 
 
 def asks_for_help(arguments: Sequence[str]) -> bool:
@@ -51,12 +52,14 @@ def _take_file(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
 
 
 def help_text() -> str:
-    """Every config key with its default, for --help."""
+    """Every config key with its default, meaning and allowed values, for --help."""
     from safedpo_jax import losses
 
-    lines = ["Config keys and defaults:"]
-    for key, value in _keys(configs.Config()).items():
-        lines.append(f"  --config.{key}={value!r}")
+    lines = ["Config keys, their defaults and meanings:"]
+    for key, field in _keys(configs.Config).items():
+        choices = validation.CHOICES.get(key)
+        lines.append(f"  --config.{key}={field.default!r}")
+        lines.append(f"        {field.metadata['meaning']}" + (f" (one of {', '.join(map(str, choices))})" if choices else ""))
     lines.append("\nHyper-parameters of each loss.name (None above = these defaults):")
     for name, row in losses.OBJECTIVES.items():
         if row.trains:
@@ -64,20 +67,18 @@ def help_text() -> str:
     return "\n".join(lines)
 
 
-def _keys(config: object, prefix: str = "") -> dict[str, object]:
-    result: dict[str, object] = {}
-    for field in dataclasses.fields(config):  # type: ignore[arg-type]
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            result |= _keys(value, f"{prefix}{field.name}.")
-        else:
-            result[f"{prefix}{field.name}"] = value
+def _keys(cls: Any, prefix: str = "") -> dict[str, dataclasses.Field]:
+    """{key: its field}, sections opened."""
+    result: dict[str, dataclasses.Field] = {}
+    for field in dataclasses.fields(cls):
+        name = f"{prefix}{field.name}"
+        result |= _keys(field.type, f"{name}.") if dataclasses.is_dataclass(field.type) else {name: field}
     return result
 
 
 def _flag_sentence(arguments: Sequence[str], error: Exception) -> str:
     """One sentence for what absl and ml_collections raise; an unknown config key is named with its nearest neighbour."""
-    known = _keys(configs.Config())
+    known = _keys(configs.Config)
     for argument in arguments:
         key = argument.split("=")[0].removeprefix("--config.")
         if argument.startswith("--config.") and key not in known:

@@ -8,7 +8,7 @@ from safedpo_jax.checks import UsageError, one_of
 CHOICES = {
     "reference": ("in_step", "cached"),
     "data.format": ("auto", "pku", "pairs", "chat", "hh", "sft", "messages"),
-    "data.ordering": ("auto", "safety", "helpful", "safer", "safebetter", "agree"),
+    "data.ordering": ("auto", "safety", "helpful", "safer", "safebetter", "swap-only", "drop-only", "agree"),
     "data.on_contradiction": ("drop", "raise", "keep"),
     "data.unlabelled": ("raise", "drop"),
     "data.template": ("auto", "chat", "safe_rlhf", "plain"),
