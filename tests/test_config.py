@@ -137,6 +137,8 @@ def test_a_weight_may_be_zero_while_another_is_not_and_at_an_end_of_its_schedule
     ("changes", "sentence"),
     [
         ({"name": "dppo"}, "loss.name='dppo' is unknown.*did you mean 'dpo'"),
+        ({"name": "sigmoid"}, "loss.name='sigmoid' is unknown: TRL's 'sigmoid' is 'dpo' here$"),
+        ({"name": "dpo, kto"}, "TRL's 'kto' is 'kto_pair' here"),
         ({"name": "dpo,dpo"}, "different objectives, got dpo, dpo"),
         ({"name": "dpo,sft", "weights": "1"}, "loss.weights='1' must hold 2 numbers"),
         ({"name": "dpo,sft", "weights": "1,x"}, "loss.weights='1,x' must hold 2 numbers"),

@@ -68,9 +68,7 @@ def _culprit(sentence: str, loss: Any) -> str:
 
 def _row(name: str, losses: Any) -> Any:
     known = [row.name for row in losses.OBJECTIVES.values() if row.trains]
-    if name not in losses.OBJECTIVES:
-        raise UsageError(f"loss.name={name!r} is unknown{nearest(name, known)} Known: {', '.join(known)}")
-    row = losses.OBJECTIVES[name]
+    row = losses.find_objective(name, "loss.name", known)
     if not row.trains:
         raise UsageError(
             f"loss.name={name!r} is an objective of single tokens, which cannot be trained from preference pairs alone; call losses.{name} in "

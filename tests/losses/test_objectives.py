@@ -156,8 +156,39 @@ def test_arrays_of_another_shape_are_refused(packed, logps):
 
 def test_unknown_objectives_name_the_nearest():
     assert find_objective("dpo") is OBJECTIVES["dpo"]
-    with pytest.raises(UsageError, match="'safdpo'; did you mean 'safedpo'"):
+    with pytest.raises(UsageError, match="'safdpo' is unknown; did you mean 'safedpo'"):
         find_objective("safdpo")
+    with pytest.raises(UsageError, match="the objective='zzz' is unknown; known: sft, dpo, "):
+        find_objective("zzz")
+
+
+TRL_LOSS_TYPES = [
+    "sigmoid",
+    "hinge",
+    "ipo",
+    "exo_pair",
+    "nca_pair",
+    "robust",
+    "bco_pair",
+    "sppo_hard",
+    "aot",
+    "aot_unpaired",
+    "apo_zero",
+    "apo_down",
+    "discopop",
+    "sft",
+    "sigmoid_norm",
+    "kto",
+    "aot_pair",
+]
+
+
+@pytest.mark.parametrize("name", TRL_LOSS_TYPES)
+def test_trl_names_of_losses_are_known_or_answered_with_the_name_here(name):
+    if name in OBJECTIVES:
+        return
+    with pytest.raises(UsageError, match=f"TRL's '{name}' is '({'|'.join(OBJECTIVES)})' here"):
+        find_objective(name)
 
 
 def test_rows_are_immutable_and_hashable():
