@@ -17,6 +17,7 @@ from safedpo_jax.models.families import detect
 from safedpo_jax.models.family import Family, Tensor
 from safedpo_jax.models.fits import check, with_prefix
 from safedpo_jax.models.model import DEFAULT_OPTIONS, Model, abstract_params
+from safedpo_jax.models.precision import of_parameters
 from safedpo_jax.models.tree import flatten, unflatten
 from safedpo_jax.structs import Params
 
@@ -69,7 +70,7 @@ def load_tree(
     progress: Progress | None = None,
 ) -> Params:
     """The tree that `family.tensors(config)` names, with the shapes of `expected`; arguments and errors as `load_pretrained`."""
-    dtype, stored = np.dtype(dtype), with_prefix(family, config, shards.scan(directory))
+    dtype, stored = of_parameters(dtype), with_prefix(family, config, shards.scan(directory))
     shapes = {path: leaf.shape for path, leaf in flatten(expected).items()}
     check(directory, family, config, stored, shapes)
     default = SingleDeviceSharding(next(iter(jnp.zeros(()).devices())))

@@ -58,7 +58,11 @@ class Model:
             plain, left- or right-padded and packed rows alike.
           segments: segment codes of packed or padded rows (`safedpo_jax.structs`). None = one text per row from its first token on;
             right padding needs no segments, since nothing sees what comes later.
+
+        Raises:
+          ValueError: tokens are not rows.
         """
+        _check_rows(tokens)
         return self._compiled(params).apply(params, tokens, positions, segments)
 
     def hidden(
@@ -74,6 +78,7 @@ class Model:
         `shift` is added to the embeddings that enter the first layer, so that a derivative by it is one by them, whether or not they are
         tied to the head.
         """
+        _check_rows(tokens)
         return self._compiled(params).hidden(params, tokens, positions, segments, shift)
 
     def head(self, params: Params) -> Float[Array, "f v"]:
@@ -205,6 +210,11 @@ def create(
         shapes = flatten(abstract_params(config, dtype))
         shardings = unflatten({path: sharding_for(path, leaf.shape) for path, leaf in shapes.items()})
     return Model(config, jax.jit(draw, out_shardings=shardings)(key), options)
+
+
+def _check_rows(tokens: Any) -> None:
+    if jnp.ndim(tokens) != 2:
+        raise ValueError(f"a model takes tokens of shape [rows, length], got {jnp.shape(tokens)}; a single text is tokens[None]")
 
 
 def _build(config: Any, options: ModelOptions, dtype: Any, key: Any) -> Any:

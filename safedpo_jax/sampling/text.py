@@ -55,8 +55,15 @@ def generate_text(
       report: called after each batch with the number of prompts answered so far.
 
     Raises:
+      TypeError: a prompt is a string.
       UserError: a prompt is empty, or no end token is known.
     """
+    text = next((prompt for prompt in prompts if isinstance(prompt, str)), None)
+    if text is not None:
+        raise TypeError(
+            f"generate_text takes prompts as token ids, found the text {text[:40]!r}; turn messages into ids with "
+            "data.encode_prompts([[data.Message('user', text)]], tokenizer), which applies the template"
+        )
     if eos_ids is None:
         if tokenizer.eos_token_id is None:
             raise checks.UserError("The tokenizer has no end-of-sequence token: pass eos_ids (empty: always generate the maximum).")

@@ -1,6 +1,7 @@
 """The network against a float64 numpy one written with plain loops, and the promises about its trees, dtypes and compile time."""
 
 import dataclasses
+import inspect
 import math
 
 import jax
@@ -20,6 +21,14 @@ def test_logits_are_those_of_a_plain_numpy_network(any_model):
     assert logits.dtype == jnp.float32
     for row, tokens in zip(logits, TOKENS, strict=True):
         np.testing.assert_allclose(row, numpy_logits(any_model.config, any_model.params, tokens), atol=2e-5)
+
+
+@pytest.mark.parametrize("function", ["apply", "hidden"])
+def test_a_single_row_of_tokens_is_a_sentence(function):
+    """As users meet it: here alone the annotations, which the suite checks, are out of the way."""
+    model = make(CONFIGS["llama"])
+    with pytest.raises(ValueError, match=r"tokens of shape \[rows, length\], got \(9,\); a single text is tokens\[None\]"):
+        inspect.unwrap(getattr(models.Model, function))(model, model.params, TOKENS[0])
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -60,6 +60,12 @@ def test_dtypes(directory, stored, wanted):
     equal(model.params, expected)
 
 
+@pytest.mark.parametrize("dtype", ["bf16", "int8", np.int32])
+def test_a_dtype_that_parameters_cannot_have_is_a_sentence(directory, dtype):
+    with pytest.raises(checks.UserError, match=r"'float32' or 'bfloat16' .* got .*(bf16|int)"):
+        models.load_pretrained(directory, dtype)
+
+
 def test_shards_and_one_file_hold_the_same(sharded):
     assert len(list(sharded.glob("model-*-of-*.safetensors"))) > 3
     equal(models.load_pretrained(sharded).params, LLAMA.params)

@@ -62,6 +62,12 @@ def test_batches_draw_different_numbers_and_a_key_reproduces():
     assert not any(completion.ended for completion in first)
 
 
+def test_text_in_place_of_token_ids_names_the_function_that_encodes():
+    for prompts in (["How do I bake?"], "How do I bake?", [[1], "How"]):
+        with pytest.raises(TypeError, match=r"token ids, found the text 'H.*data\.encode_prompts"):
+            sampling.generate_text(MODEL, PARAMS, LetterTokenizer(), prompts, max_new_tokens=1)
+
+
 def test_unusable_prompts_and_tokenizers_are_sentences():
     with pytest.raises(checks.UserError, match="Prompt 1 has no tokens"):
         sampling.generate_text(MODEL, PARAMS, LetterTokenizer(), [[1], []], max_new_tokens=1)
