@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from safedpo_jax import checks
 from safedpo_jax.data import chat, hh, labelled, pairs, pku, supervised
+from safedpo_jax.data.dialogue import MARKER
 from safedpo_jax.data.fields import Row
 from safedpo_jax.data.records import PairRecord, SftRecord
 
@@ -32,14 +33,14 @@ def detect(row: Row) -> str:
     """Name of the format that the row's fields tell.
 
     Raises:
-      UserError: no format has these fields.
+      UserError: no format has these fields, or an answer stands without a prompt.
     """
     names = row.fields.keys()
     if names & pku.TELLING:
         return "pku"
     if names & {"chosen", "rejected"}:
         lists = any(isinstance(row.fields.get(name), list | dict) for name in ("prompt", "chosen", "rejected"))
-        return "chat" if lists else "pairs" if "prompt" in names else "hh"
+        return "chat" if lists else "pairs" if "prompt" in names else _without_prompt(row)
     if "messages" in names:
         return "messages"
     if "response" in names:
@@ -48,6 +49,18 @@ def detect(row: Row) -> str:
     hints = "".join(f" ('{name}'{checks.nearest(name, known)})" for name in names if name not in known and checks.nearest(name, known))
     shapes = "; ".join(f"{name}: {shape}" for name, shape in SHAPES.items())
     raise row.error(f"cannot tell the format from the fields {', '.join(names) or 'none'}{hints}; known formats are {shapes}")
+
+
+def _without_prompt(row: Row) -> str:
+    """`hh` if one of the answers is a transcript, which holds its prompt, or no text at all, which `hh` refuses by its name."""
+    answers = [row.fields[name] for name in ("chosen", "rejected") if name in row.fields]
+    if not any(isinstance(answer, str) for answer in answers) or any(MARKER.match(str(answer)) for answer in answers):
+        return "hh"
+    others = [name for name in row.fields if name not in ("chosen", "rejected")]
+    raise row.error(
+        f"field 'prompt' is missing{checks.nearest('prompt', others)} (fields of this row: {', '.join(row.fields)}); without it chosen and "
+        "rejected would have to be HH transcripts that start with '\\n\\nHuman:'"
+    )
 
 
 def parse_pair(format_name: str, row: Row) -> PairRecord:

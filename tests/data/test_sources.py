@@ -56,6 +56,26 @@ def test_preference_rows_read_as_supervised_give_both_responses(tmp_path, fields
     assert [(record.response, record.row) for record in records] == [("a", 0), ("b", 1), ("a", 2), ("b", 3)]
 
 
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (
+            {"promt": "Hi?", "chosen": "a", "rejected": "b"},
+            r"f:1: field 'prompt' is missing; did you mean 'promt'\?.*promt, chosen, rejected",
+        ),
+        ({"chosen": "a", "rejected": "b"}, r"f:1: field 'prompt' is missing \(fields.*HH transcripts that start with '\\n\\nHuman:'$"),
+    ],
+)
+def test_pairs_without_a_prompt_are_not_taken_for_transcripts(fields, words):
+    with pytest.raises(checks.UserError, match=words):
+        formats.detect(Row(fields, "f:1", "f", 0))
+
+
+def test_one_damaged_transcript_of_two_is_still_a_transcript():
+    assert formats.detect(Row({**HH, "chosen": "p"}, "f:1", "f", 0)) == "hh"
+    assert formats.detect(Row({"chosen": None, "rejected": None}, "f:1", "f", 0)) == "hh"
+
+
 def test_several_specs_are_numbered_through_and_each_file_may_have_its_own_format(tmp_path):
     first = write(tmp_path / "first.jsonl", [PKU, PKU])
     second = tmp_path / "second.parquet"
