@@ -34,6 +34,14 @@ class Segment(NamedTuple):
     last: int
 
 
+class Labels(NamedTuple):
+    """What the numbers of a batch stand for, and what it cannot hold: that nobody gave a flag."""
+
+    sources: tuple[str, ...]
+    unsafe: dict[int, dict[str, bool | None]]
+    """{example: {response: its flag as read}}."""
+
+
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Flags of the command."""
     parser = argparse.ArgumentParser(
@@ -60,18 +68,20 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def load_examples(flags: argparse.Namespace, tokenizer: tokenizers.Tokenizer) -> tuple[TokenizedExamples, list[str]]:
-    """Tokenized examples and the sentences of every report on the way."""
+def load_examples(flags: argparse.Namespace, tokenizer: tokenizers.Tokenizer) -> tuple[TokenizedExamples, Labels, list[str]]:
+    """Tokenized examples, their labels, and the sentences of every report on the way."""
     options = {name: getattr(flags, name) for name in ("template", "max_length", "truncation", "long_prompt", "row_length")}
     if flags.layout == "plain":
         options["row_length"] = None
     if flags.sft:
         records, selected = supervised.select_sft(sources.load_sft(flags.data))
         examples, tokenized = tokenization.tokenize_sft(records, tokenizer, **options)
+        unsafe = {record.row: {"chosen": record.unsafe} for record in records}
     else:
         pairs, selected = ordering.order_pairs(sources.load_pairs(flags.data), ordering=flags.ordering)
         examples, tokenized = tokenization.tokenize_pairs(pairs, tokenizer, **options)
-    return examples, [*selected.lines(), *tokenized.lines()]
+        unsafe = {pair.row: {"chosen": pair.chosen_unsafe, "rejected": pair.rejected_unsafe} for pair in pairs}
+    return examples, Labels(examples.group_names, unsafe), [*selected.lines(), *tokenized.lines()]
 
 
 def segments_of(row: np.ndarray) -> Iterator[Segment]:
@@ -87,22 +97,23 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
-def print_row(console: Console, batch: PairBatch, row: int, names: tuple[str, ...], tokenizer: tokenizers.Tokenizer, flags) -> None:
+def print_row(console: Console, batch: PairBatch, row: int, labels: Labels, tokenizer: tokenizers.Tokenizer, flags) -> None:
     """One row of a batch without microbatch axis: its labels, then its segments."""
     codes = batch.segments[row]
     console.print(f"\nrow {row}: {int((codes != PADDING).sum())} of {len(codes)} tokens, {int(batch.loss_mask[row].sum())} scored")
     slot_row = row // (len(batch.segments) // len(batch.weight))
     for slot in np.flatnonzero(batch.example_id[slot_row] >= 0):
-        console.print("  " + slot_labels(batch, slot_row, int(slot), names), highlight=False, markup=False)
+        console.print("  " + slot_labels(batch, slot_row, int(slot), labels), highlight=False, markup=False)
     for segment in segments_of(codes):
         print_segment(console, batch, row, segment, tokenizer, flags)
 
 
-def slot_labels(batch: PairBatch, row: int, slot: int, names: tuple[str, ...]) -> str:
-    """The labels of one pair as words."""
-    safety = [f"{name} {'unsafe' if flags[row, slot] else 'safe'}" for name, flags in zip(ROLE_NAMES[1:], batch[6:8], strict=True)]
+def slot_labels(batch: PairBatch, row: int, slot: int, labels: Labels) -> str:
+    """The labels of one pair as words. A flag that nobody gave is said to be missing; the batch itself takes such a pair for not mixed."""
+    words = {True: "unsafe", False: "safe", None: "no flag"}
+    safety = [f"{name} {words[flag]}" for name, flag in labels.unsafe[int(batch.example_id[row, slot])].items()]
     helpful = {1: "chosen more helpful", -1: "rejected more helpful", 0: "helpfulness not labelled"}[int(batch.helpful[row, slot])]
-    example = f"example {batch.example_id[row, slot]} of {names[int(batch.group[row, slot])]}"
+    example = f"example {batch.example_id[row, slot]} of {labels.sources[int(batch.group[row, slot])]}"
     return ", ".join([f"slot {slot}: {example}", f"weight {batch.weight[row, slot]:g}", *safety, helpful])
 
 
@@ -146,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags = parse_arguments(arguments)
     console = Console(no_color=True if flags.no_color else None, soft_wrap=True, highlight=False)
     tokenizer = tokenizers.load_tokenizer(flags.tokenizer)
-    examples, lines = load_examples(flags, tokenizer)
+    examples, labels, lines = load_examples(flags, tokenizer)
     stream = pipeline.Pipeline(
         examples,
         pairs_per_step=min(flags.pairs, len(examples)),
@@ -167,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flat = PairBatch(*(None if field is None else field.reshape(-1, field.shape[-1]) for field in batch))
     used = np.flatnonzero((flat.segments != PADDING).any(axis=-1))
     for row in used[: flags.rows]:
-        print_row(console, flat, int(row), examples.group_names, tokenizer, flags)
+        print_row(console, flat, int(row), labels, tokenizer, flags)
     return 0
 
 

@@ -52,6 +52,17 @@ def test_a_row_shows_its_pairs_segments_and_counts(shown):
     assert "padding           3 tokens" in text
 
 
+def test_a_flag_that_nobody_gave_is_not_shown_as_safe(shown, tmp_path):
+    rows = [{name: row[name] for name in ("prompt", "chosen", "rejected")} for row in ROWS]
+    (tmp_path / "toy.jsonl").write_text(
+        json.dumps(rows[0]) + "\n" + json.dumps({**rows[1], "chosen_unsafe": True, "rejected_unsafe": None})
+    )
+    text = shown("--ordering", "helpful")
+    assert "example 0 of toy, weight 1, chosen no flag, rejected no flag, chosen more helpful" in text
+    assert "example 1 of toy, weight 1, chosen unsafe, rejected no flag, chosen more helpful" in text
+    assert "safe, " not in text.replace("unsafe, ", "")
+
+
 def test_tokens_show_input_target_and_mask_one_by_one(shown):
     lines = [line.split() for line in shown("--tokens").splitlines() if " position " in line]
     assert len(lines) == 37
@@ -72,7 +83,7 @@ def test_plain_layout_and_supervised_examples(shown):
     assert "row 0:" in plain
     assert "slot 0: example" in plain.split("row 1:")[1]
     supervised = shown("--sft", "--rows", "9")
-    assert "rejected" not in supervised.split("scored, padding")[1].replace("rejected safe", "")
+    assert "rejected" not in supervised.split("scored, padding")[1]
     assert "4 scored" in supervised
 
 
