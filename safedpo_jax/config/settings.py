@@ -56,7 +56,9 @@ class Lora:
     targets: str = key(r"(attention/(query|key|value|output)|mlp/(gate|up|down))/kernel$", "regex on paths of adapted parameters")
     path: str = key("", "PEFT directory to start from instead of a fresh adapter; its rank, alpha and targets are taken")
     base: str = key("full", "how the frozen weights of the layers are kept; full = compute_dtype")
-    merge: bool = key(True, "the export holds the merged model; the adapter is written too, as a PEFT directory (not one on experts or routers)")
+    merge: bool = key(
+        True, "the export holds the merged model; the adapter is written too, as a PEFT directory (not one on experts or routers)"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,8 +130,10 @@ class Batch:
     """What one optimiser step sees: exactly `pairs` pairs, packed into rows, run in microbatches of `rows` rows."""
 
     pairs: int = key(64, "per optimiser step, over all devices")
-    rows: int | None = key(None, "rows per microbatch over all devices; None = up to 4 for each device that shares the batch")
-    row_length: int | None = key(None, "tokens per row; None = 2 * data.max_length, which any pair fits; others are dropped and counted")
+    rows: int | None = key(None, "rows per microbatch over all devices; None = what leaves least padding, see row_length")
+    row_length: int | None = key(
+        None, "tokens per row; None = 2 * data.max_length, or without rows what packs the data best; pairs must fit"
+    )
     layout: str = key("shared", "shared = prompt computed once and rows packed, plain = one response per row")
     eval_rows: int | None = key(None, "rows per evaluation or reference batch; None = 4 for each device that shares it")
 
