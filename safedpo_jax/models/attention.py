@@ -40,6 +40,19 @@ def visible_before(mask: Bool[Array, "b t t"]) -> Int[Array, "b t"]:
     return jnp.sum(mask, axis=-1, dtype=jnp.int32) - 1
 
 
+def causal_blocks(time: int) -> list[tuple[slice, slice]]:
+    """(queries, keys) that einsum multiplies with each other in rows of `time` tokens where no query sees a later key: together all that is."""
+    block = max(BLOCK, -(-time // MOST_BLOCKS))
+    return [(slice(start, min(start + block, time)), slice(min(start + block, time))) for start in range(0, time, block)]
+
+
+def takes(implementation: str, platform: str | None, soft_cap: float | None) -> str:
+    """What `auto` stands for in `attend`; another implementation is itself."""
+    if implementation != "auto":
+        return implementation
+    return "einsum" if soft_cap is not None or (platform or jax.default_backend()) == "cpu" else "jax"
+
+
 def attend(
     query: Float[Array, "b t heads d"],
     key: Float[Array, "b s kv_heads d"],
@@ -74,21 +87,16 @@ def attend(
       UsageError: an unknown implementation, or `jax` under a soft cap, which it does not have.
     """
     checks.one_of("The attention implementation", implementation, MASKED)
-    if implementation == "auto":
-        implementation = "einsum" if soft_cap is not None or (platform or jax.default_backend()) == "cpu" else "jax"
+    implementation = takes(implementation, platform, soft_cap)
     if implementation == "jax" and soft_cap is not None:
         raise checks.UsageError("The attention implementation 'jax' has no soft cap, and this model has one; use 'auto' or 'einsum'.")
     if implementation == "jax":
         return jax.nn.dot_product_attention(query, key, value, mask=mask[:, None], scale=scale)
     factor = query.shape[-1] ** -0.5 if scale is None else scale
-    time = query.shape[1]
-    block = max(BLOCK, -(-time // MOST_BLOCKS)) if causal else time
-    if block >= time:
+    blocks = causal_blocks(query.shape[1]) if causal else []
+    if len(blocks) < 2:
         return _einsum(query, key, value, mask, factor, soft_cap)
-    parts = []
-    for start in range(0, time, block):
-        own, seen = slice(start, start + block), slice(min(start + block, time))
-        parts.append(_einsum(query[:, own], key[:, seen], value[:, seen], mask[:, own, seen], factor, soft_cap))
+    parts = [_einsum(query[:, own], key[:, seen], value[:, seen], mask[:, own, seen], factor, soft_cap) for own, seen in blocks]
     return jnp.concatenate(parts, axis=1)
 
 

@@ -165,12 +165,9 @@ def _blocks(first: Int[Array, "b t"], last: Int[Array, "b t"], block: int) -> tu
     from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_mask_info import MaskInfo
 
     rows, time = first.shape
-    count = time // block
-    low = first.reshape(rows, count, block).min(axis=2) // block
-    high = last.reshape(rows, count, block).max(axis=2) // block
+    seen = _seen(first, last, block)
+    count = seen.shape[1]
     index = jnp.arange(count, dtype=jnp.int32)
-    # Spans of neighbouring queries of a slot overlap or touch, so that no block between the lowest and the highest is without a query.
-    seen = (low[:, :, None] <= index[None, None, :]) & (index[None, None, :] <= high[:, :, None])
     row = jnp.arange(rows, dtype=jnp.int32)[:, None, None]
     code: Any = ((first + row[:, :, 0] * time) << _length_bits(time)) | (last - first)
 
@@ -182,6 +179,22 @@ def _blocks(first: Int[Array, "b t"], last: Int[Array, "b t"], block: int) -> tu
     queries = _nearest(seen, index[None, :, None], 1) + row * count
     turned = (jnp.moveaxis(array, 0, 1).reshape(count, rows * count) for array in (queries, seen))
     return info(keys, seen.reshape(rows * count, count)), info(*turned)
+
+
+def _seen(first: Int[Array, "b t"], last: Int[Array, "b t"], block: int) -> Any:
+    """Which blocks of keys the kernel visits for each block of queries: bool [b, t / block, t / block]."""
+    rows, time = first.shape
+    low = first.reshape(rows, time // block, block).min(axis=2) // block
+    high = last.reshape(rows, time // block, block).max(axis=2) // block
+    index = jnp.arange(time // block, dtype=jnp.int32)
+    # Spans of neighbouring queries of a slot overlap or touch, so that no block between the lowest and the highest is without a query.
+    return (low[:, :, None] <= index[None, None, :]) & (index[None, None, :] <= high[:, :, None])
+
+
+def products(spans: Spans) -> Int[Array, " b"]:
+    """Queries times keys that the kernel multiplies in each row for a head, one way through: blocks are taken whole. Rows as `refusal` wants."""
+    block = _block(spans.first.shape[1])
+    return jnp.sum(_seen(*spans, block), axis=(1, 2), dtype=jnp.int32) * block**2
 
 
 def _nearest(seen: Any, index: Any, axis: int) -> Any:

@@ -88,15 +88,8 @@ class Decoder(nnx.Module):
         """
         if self.options.attention not in ("auto", "splash"):
             return False
-        why_not = attention_splash.refusal(
-            self.options.activations,
-            rows=tokens.shape[0],
-            time=tokens.shape[1],
-            kv_heads=self.config.num_key_value_heads,
-            head_size=self.config.head_dim,
-            dtype=self.embed.embedding.dtype,
-            local_layers=self.config.sliding_window is not None,
-            differentiated_twice=shift is not None,
+        why_not = kernel_refusal(
+            self.config, self.options, tokens.shape, self.embed.embedding.dtype, differentiated_twice=shift is not None
         )
         if why_not is not None and self.options.attention == "splash":
             raise checks.UsageError(f"The attention implementation 'splash' cannot run here: {why_not}. Use 'auto'.")
@@ -187,6 +180,22 @@ class Decoder(nnx.Module):
         return attention.attend(
             query, key, value, mask, implementation=implementation, platform=where, causal=causal, scale=scale, soft_cap=cap
         )
+
+
+def kernel_refusal(
+    config: DecoderConfig, options: ModelOptions, shape: tuple[int, ...], dtype: Any, *, differentiated_twice: bool
+) -> str | None:
+    """`attention_splash.refusal` for whole rows [rows, time] of a model whose parameters are of `dtype`."""
+    return attention_splash.refusal(
+        options.activations,
+        rows=shape[0],
+        time=shape[1],
+        kv_heads=config.num_key_value_heads,
+        head_size=config.head_dim,
+        dtype=dtype,
+        local_layers=config.sliding_window is not None,
+        differentiated_twice=differentiated_twice,
+    )
 
 
 def longest_text(config: DecoderConfig) -> int | None:

@@ -1,7 +1,8 @@
 """A step's arithmetic, traffic to memory and memory, by formula: what a planner can say without compiling, and where a compiler says less.
 
 FLOPs are those of matrix products, the usual account (arXiv:2001.08361, section 2.1; with recomputation arXiv:2205.05198, section 5), for tokens as
-they are computed, padding included. XLA's own count is of no use for scanned layers: it counts one of them.
+they are computed, padding included, but not for what is left out in blocks (see `products`). `train.accounting` counts what a result needs, which is
+less: no padding, nothing twice. XLA's own count is of no use for scanned layers: it counts one of them.
 """
 
 import math
@@ -10,10 +11,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from safedpo_jax.planning import products
 from safedpo_jax.planning.memory import Arguments, Memory, arguments, shard_bytes
 from safedpo_jax.planning.program import Program
+from safedpo_jax.planning.workload import Workload
 from safedpo_jax.sharding import path_name, row_shards
-from safedpo_jax.train import adapters
+from safedpo_jax.train import adapters, scorers
 from safedpo_jax.train.objective import needs_reference
 
 
@@ -31,27 +34,43 @@ class Flops(NamedTuple):
         return self.layers + self.attention + self.head
 
 
-def step_flops(program: Program, tokens: float) -> Flops:
-    """FLOPs of a step that computes `tokens` tokens.
+def step_flops(program: Program, work: Workload, platform: str) -> Flops:
+    """FLOPs of a step, from below.
 
-    Every query is multiplied with every key of its row, since what the mask hides is computed too; the head is taken at all positions, though
-    chunks without a scored one are skipped, and its backward pass always recomputes it.
+    Attention multiplies what `products.attended` says for its implementation; the kernel's backward pass multiplies more than the two passes
+    that it is counted as. The head is taken at whole chunks of scored positions, and its backward pass always recomputes it; that of a score
+    model is a vector and counts nothing.
+
+    Args:
+      program: the step.
+      work: its microbatches.
+      platform: `cpu`, `gpu` or `tpu`, for which it is planned.
     """
     config, network = program.config, program.network
-    adapter = adapters.wanted(config)
-    coupled = any(term.objective.scope == "batch" for term in program.terms)
-    in_step = needs_reference(program.terms) and program.frozen is not None
+    adapter, extra, worth = adapters.wanted(config), _extra(program), passes(program)
     backward = 1.0 if adapter else 2.0
-    extra = float(coupled) + float(in_step)
-    passes = 1.0 + backward + (1.0 if config.model.remat in ("full", "offload") else 0.0) + extra
-    tree = program.frozen if adapter else program.state.params
-    row = program.batch.tokens.shape[-1]
-    layers = 2.0 * layer_weights(tree) * tokens
-    scores = 4.0 * network.num_hidden_layers * network.num_attention_heads * network.head_dim * row * tokens
-    head = 2.0 * network.hidden_size * network.vocab_size * tokens * (2.0 + backward + extra)
+    layers = 2.0 * layer_weights(_policy(program)) * work.computed_tokens
+    pairs = products.attended(program, work.microbatches, work.blocks, platform)
+    scores = 4.0 * network.num_hidden_layers * network.num_attention_heads * network.head_dim * pairs
+    vocabulary = network.vocab_size if scorers.wanted(config) is None else 0
+    head = 2.0 * network.hidden_size * vocabulary * work.scored * (2.0 + backward + extra)
     # Attention has no weights: its backward pass is whole under an adapter too.
     again = 1.0 if config.model.remat == "dots" else 0.0  # scores are no product with a weight
-    return Flops(layers * passes, scores * (passes + (2.0 - backward) + again), head, passes)
+    return Flops(layers * worth, scores * (worth + (2.0 - backward) + again), head, worth)
+
+
+def passes(program: Program) -> float:
+    """Forward passes through the layers that a step is worth, see `Flops.passes`."""
+    config = program.config
+    backward = 1.0 if adapters.wanted(config) else 2.0
+    return 1.0 + backward + (1.0 if config.model.remat in ("full", "offload") else 0.0) + _extra(program)
+
+
+def _extra(program: Program) -> float:
+    """Forward passes without a gradient: for an objective of the whole batch, and for a reference in the step."""
+    coupled = any(term.objective.scope == "batch" for term in program.terms)
+    in_step = needs_reference(program.terms) and program.frozen is not None
+    return float(coupled) + float(in_step)
 
 
 def layer_weights(params: Any) -> int:
@@ -65,10 +84,29 @@ def layer_weights(params: Any) -> int:
 
 
 def weight_bytes(program: Program) -> int:
-    """Bytes of one whole copy of the policy's weights in the compute dtype, over all chips of a tensor group."""
-    tree = program.frozen if adapters.wanted(program.config) else program.state.params
-    size = jnp.dtype(program.config.model.compute_dtype).itemsize
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree)) * size // program.mesh.shape["tensor"]
+    """Bytes of one whole copy of the policy's weights as the step reads and gathers them, on a chip of a tensor group.
+
+    Weights are cast to the compute dtype once a step; the codes of a quantised base stay codes.
+    """
+    size, total = jnp.dtype(program.config.model.compute_dtype).itemsize, 0
+    for leaf in jax.tree.leaves(_policy(program)):
+        total += math.prod(leaf.shape) * (size if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.dtype.itemsize)
+    return total // program.mesh.shape["tensor"]
+
+
+def expanded_bytes(program: Program) -> int:
+    """`weight_bytes` with every code expanded to the compute dtype, as the network expands a projection when it multiplies with it."""
+    total = 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(_policy(program)):
+        name = path_name(path)
+        if not name.endswith("kernel_scale"):
+            total += math.prod(leaf.shape) * (2 if name.endswith("kernel_nf4") else 1)
+    return total * jnp.dtype(program.config.model.compute_dtype).itemsize // program.mesh.shape["tensor"]
+
+
+def _policy(program: Program) -> Any:
+    """Weights of the policy, an adapter aside."""
+    return program.frozen if adapters.wanted(program.config) else program.state.params
 
 
 def memory_traffic(program: Program, microbatches: float) -> float:
@@ -77,12 +115,11 @@ def memory_traffic(program: Program, microbatches: float) -> float:
     What stays in caches or is fused with something else is left out, and so is attention's own traffic.
     """
     parts, config = arguments(program), program.config
-    passes = step_flops(program, 1.0).passes
-    weights = weight_bytes(program) * passes
+    weights = weight_bytes(program) * passes(program)
     trained = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in jax.tree.leaves(program.state.params))
     gradients = 2 * 4 * trained  # a sum in float32, read and written
     optimizer = 2 * (parts.parameters + parts.optimizer) + 4 * trained
-    stream = passes * 4 * layer_inputs(program)  # read and written by attention and by the MLP
+    stream = passes(program) * 4 * layer_inputs(program)  # read and written by attention and by the MLP
     return microbatches * (weights + gradients + stream) + optimizer + jnp.dtype(config.model.compute_dtype).itemsize * trained
 
 
@@ -129,7 +166,7 @@ def estimated_memory(program: Program) -> Memory:
         "none": inputs + (layers - 1) * layer_work(program),
     }[config.model.remat]
     activations = layer_work(program) + kept
-    gathered = 2 * weight_bytes(program) // layers
+    gathered = (weight_bytes(program) + expanded_bytes(program)) // layers
     rows, length = program.batch.tokens.shape[-2:]
     chunk = min(config.model.logps_chunk, length) * -(-rows // row_shards(mesh))
     logits = (
@@ -149,8 +186,8 @@ def estimated_traffic(program: Program, microbatches: float) -> float:
     size, tensor = jnp.dtype(program.config.model.compute_dtype).itemsize, mesh.shape["tensor"]
     fsdp, data = mesh.shape["fsdp"], mesh.shape["data"]
     trained = 0 if adapters.wanted(program.config) else weight_bytes(program) // size
-    passes = step_flops(program, 1.0).passes - (0 if adapters.wanted(program.config) else 1)  # the backward one counts twice there
-    gathers = passes * weight_bytes(program) * (fsdp - 1) / fsdp
+    through = passes(program) - (0 if adapters.wanted(program.config) else 1)  # the backward one counts twice there
+    gathers = through * weight_bytes(program) * (fsdp - 1) / fsdp
     scattered = 4 * trained * (fsdp - 1) / fsdp
     added = 2 * 4 * trained / fsdp * (data - 1) / data
     features = layer_inputs(program) / network.num_hidden_layers

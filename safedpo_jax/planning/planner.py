@@ -86,7 +86,7 @@ def plan(made: Program, work: Workload, where: Topology, *, and_others: bool = T
         reference = reference_memory(made) if and_others else None
     else:
         found = costs.estimated_memory(made)
-    flops = costs.step_flops(made, work.computed_tokens)
+    flops = costs.step_flops(made, work, "tpu" if where.chip.is_tpu else "gpu")
     moved = costs.memory_traffic(made, work.microbatches)
     expected = costs.estimated_traffic(made, work.microbatches)
     sent = expected if traffic is None else sum(kind.sent for kind in traffic.values())

@@ -11,6 +11,7 @@ from safedpo_jax import data, sharding
 from safedpo_jax.checks import UsageError
 from safedpo_jax.config import Config
 from safedpo_jax.losses import Term
+from safedpo_jax.planning import products
 from safedpo_jax.structs import PairBatch
 from safedpo_jax.train import batches, examples
 
@@ -28,6 +29,10 @@ class Workload(NamedTuple):
     """That a step uses, on average."""
     tokens: float
     """Real tokens of a step, padding aside."""
+    blocks: float
+    """Queries times keys of a step in the blocks that the attention kernel visits, see `attention_splash.products`; 0 if there is no TPU."""
+    scored: float
+    """Positions of a step that are multiplied with the head: the scored ones, in whole chunks."""
     pairs: int
     """Of the data set."""
     steps_per_epoch: float
@@ -104,6 +109,7 @@ def workload(config: Config, found: data.TokenizedExamples, terms: list[Term], m
     packed = [pipeline.batch_at(step * pipeline.total_steps // steps) for step in range(steps)]  # not the last one: it may hold less
     used = [int((batch.segments != 0).any(axis=(1, 2)).sum()) for batch in packed]
     where = sharding.batch_sharding(mesh, leading_axis=1)
+    on_tpu, shards = mesh.devices.flat[0].platform == "tpu", sharding.row_shards(mesh) // share
 
     def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
         micro, rows, *rest = leaf.shape
@@ -113,6 +119,8 @@ def workload(config: Config, found: data.TokenizedExamples, terms: list[Term], m
         batch=packed[0].map(abstract),
         microbatches=float(np.mean(used)),
         tokens=share * float(np.mean([(batch.segments != 0).sum() for batch in packed])),
+        blocks=share * float(np.mean([products.in_blocks(batch) if on_tpu else 0.0 for batch in packed])),
+        scored=share * float(np.mean([products.scored(batch, config.model.logps_chunk, shards) for batch in packed])),
         pairs=len(found),
         steps_per_epoch=pipeline.steps_per_epoch,
         total_steps=pipeline.total_steps,

@@ -92,9 +92,10 @@ def test_flops_are_those_of_a_program_without_loops(project, tmp_path):
     work = workload.workload(config, workload.read(config, terms), terms, mesh, "")
     one = work.batch.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype, sharding=leaf.sharding))
     made = program.build(config, network, mesh, one, work.total_steps)
-    tokens = one.tokens.shape[1] * one.tokens.shape[2]
+    work = work._replace(batch=one, microbatches=1.0, scored=work.scored / work.microbatches)
+    assert work.scored == work.computed_tokens
     counted = made.lowered().compile().cost_analysis()["flops"]
-    assert costs.step_flops(made, float(tokens)).total / 8 == pytest.approx(counted, rel=0.1)
+    assert costs.step_flops(made, work, "cpu").total / 8 == pytest.approx(counted, rel=0.1)
 
 
 def small(**overrides):
