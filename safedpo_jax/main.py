@@ -2,7 +2,8 @@
 
 The same command resumes an interrupted run. The run directory holds config.json, metrics.jsonl, checkpoints/, the final policy (or score
 model) as a Hugging Face directory in export/, an adapter as a PEFT directory in adapter/, and report.md. Exit status: 0 done, 1 a mistake
-in data or files, 2 a wrong flag or config key, 143 stopped by SIGTERM after saving (run the same command to go on).
+in data or files, 2 a wrong flag or config key, 143 stopped by SIGTERM and 130 by
+control-C, after saving what there was (run the same command to go on).
 
 Several hosts, or several processes, run one experiment when each runs this command. On a Cloud TPU they find one another. Elsewhere:
 

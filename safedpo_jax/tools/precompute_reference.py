@@ -32,12 +32,17 @@ def run(arguments: Sequence[str] | None = None) -> int:
         raise checks.UsageError(
             "this command fills the cache that --config.reference=cached reads; add that flag here and to the training command"
         )
-    from safedpo_jax.train import processes, setup, token_cache
+    from safedpo_jax.train import preemption, processes, setup, token_cache
 
     cluster.connect(asked)
     if not workdir:  # then no directory is named in which tokens could be kept
         config = dataclasses.replace(config, token_cache=config.token_cache or token_cache.OFF)
-    setup.build(config, storage.path(workdir).parent, processes.say)
+    with preemption.StopRequest() as stop:
+        try:
+            setup.build(config, storage.path(workdir).parent, processes.say, processes.Stop(stop).check)
+        except preemption.Stopped:
+            processes.say("stopped; what was computed so far is in the reference cache, and the same command goes on from there")
+            return stop.exit_status
     processes.say("the reference cache is complete for this data")
     return 0
 

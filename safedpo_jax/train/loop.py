@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -17,7 +17,7 @@ from safedpo_jax.train.checkpoint import Checkpoints
 from safedpo_jax.train.evaluate import flat, table_at
 from safedpo_jax.train.meters import Meter
 from safedpo_jax.train.outputs import open_checkpoints, open_progress, open_writers
-from safedpo_jax.train.preemption import StopRequest
+from safedpo_jax.train.preemption import Stopped, StopRequest
 from safedpo_jax.train.processes import Stop
 from safedpo_jax.train.progress import Progress
 from safedpo_jax.train.report import write_report
@@ -30,7 +30,7 @@ MAY_DIFFER = ("log", "checkpoint", "eval", "mesh", "export", "reference_cache", 
 
 
 def train(config: Config, workdir: str, *, command: str = "") -> int:
-    """Trains, or continues, the run in `workdir`; returns the exit status: 0, or 128 + signal when stopped after saving.
+    """Trains, or continues, the run in `workdir`; returns the exit status: 0, or 128 + signal when stopped, after saving what there is.
 
     Raises:
       UserError: whatever the user can repair, see `setup.build` and `run_directory.prepare`.
@@ -40,10 +40,17 @@ def train(config: Config, workdir: str, *, command: str = "") -> int:
         stored = configs.as_dict(config)
         directory = processes.in_turn(lambda first: run_directory.prepare(workdir, stored, may_differ=MAY_DIFFER, write=first))
         with compilation.cached(config.compilation_cache, directory.root.parent):
-            with _undone_if_new(directory):
-                run = setup.build(config, directory.root.parent, processes.say)
-            with open_checkpoints(config, directory, run) as saved:
-                finished = _train(run, directory, saved, Stop(stop))
+            agreed = Stop(stop)
+            try:
+                with _undone_if_new(directory):
+                    run = setup.build(config, directory.root.parent, processes.say, agreed.check)
+                with open_checkpoints(config, directory, run) as saved:
+                    finished = _train(run, directory, saved, agreed)
+            except Stopped:
+                kept = " Reference log-probs computed so far are in their cache." if config.reference == "cached" else ""
+                before = f"{directory.root} is as it was" if directory.resumed else "nothing is saved yet"
+                processes.say(f"stopped before the first step: {before}.{kept} The same command starts again.")
+                return stop.exit_status
         if not finished:
             processes.say(f"stopped and saved; the same command continues the run in {directory.root}")
             return stop.exit_status
@@ -55,7 +62,7 @@ def train(config: Config, workdir: str, *, command: str = "") -> int:
 
 
 def _train(run: Run, directory: RunDirectory, saved: Checkpoints, stop: Stop) -> TrainState | None:
-    """The loop itself; None if it was asked to stop before the end."""
+    """The loop itself; None if it was asked to stop before the end, and has saved. Raises Stopped if that was before the first step."""
     config, total = run.config, run.pipeline.total_steps
     batches, runner, stopping = iter(run.pipeline), run.runner, False
     abstract = run.abstract_state()
@@ -76,7 +83,7 @@ def _train(run: Run, directory: RunDirectory, saved: Checkpoints, stop: Stop) ->
         saved.save(step, runner.to_save(state), data=batches.get_state(), metadata=metadata, metrics=evaluated)
 
     with open_writers(run, directory, step if restored else -1) as writer, open_progress(total, step) as progress:
-        evaluated = evaluate(run, state, step, writer, progress) if restored is None else {}
+        evaluated = evaluate(run, state, step, writer, progress, stop.check) if restored is None else {}
         meter.resume()
         while step < total and not (stopping := stop()):
             state, metrics = runner.step(state, run.frozen, next(batches))
@@ -95,7 +102,9 @@ def _train(run: Run, directory: RunDirectory, saved: Checkpoints, stop: Stop) ->
                 if due:
                     save()
                 meter.resume()
-        if stopping and step > 0:
+        if stopping and step == 0:
+            raise Stopped
+        if stopping:
             line = meter.flush()
             if "loss" in line:  # steps since the last line, if the request came late
                 writer.write(step, line)
@@ -104,14 +113,16 @@ def _train(run: Run, directory: RunDirectory, saved: Checkpoints, stop: Stop) ->
     return None if step < total else runner.to_save(state)
 
 
-def evaluate(run: Run, state: TrainState, step: int, writer: writers.MetricWriter, progress: Progress) -> dict[str, float]:
-    """Held-out metrics of the current policy, logged as `eval/...`; empty without held-out examples.
+def evaluate(
+    run: Run, state: TrainState, step: int, writer: writers.MetricWriter, progress: Progress, check: Callable[[], None] = lambda: None
+) -> dict[str, float]:
+    """Held-out metrics of the current policy, logged as `eval/...`; empty without held-out examples. `check` may end it between batches.
 
     Raises:
       UsageError: `checkpoint.metric` is none of them; the best checkpoints would silently be no better than the last.
     """
     whole = run.runner.to_save(state)
-    table = run.evaluate(whole.params, whole.duals)
+    table = run.evaluate(whole.params, whole.duals, check)
     if table is None:
         return {}
     metrics = flat(table)

@@ -1,12 +1,25 @@
-"""SIGTERM and SIGINT as a flag the loop reads between steps, so that it can save and leave cleanly."""
+"""SIGTERM and SIGINT as a flag that is read between steps, and in set-up between its parts, so that a run can save and leave cleanly."""
 
 import os
 import signal
 import threading
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+Item = TypeVar("Item")
+
+
+class Stopped(Exception):
+    """A stop was asked for before the first step, when a run has nothing to save. Caches keep what they hold on its way out."""
+
+
+def heeding(items: Iterable[Item], check: Callable[[], None]) -> Iterator[Item]:
+    """The items, with a call of `check`, which may raise `Stopped`, before each."""
+    for item in items:
+        check()
+        yield item
 
 
 class StopRequest:
@@ -39,7 +52,7 @@ class StopRequest:
             os.write(2, b"\nSecond signal: leaving without saving.\n")
             os._exit(128 + number)
         self.signal = signal.Signals(number)
-        os.write(2, b"\nStopping after this step and saving; a second signal leaves at once.\n")
+        os.write(2, b"\nStopping as soon as what is under way is done, and saving; a second signal leaves at once.\n")
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():

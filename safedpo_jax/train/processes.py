@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from safedpo_jax import checks
-from safedpo_jax.train.preemption import StopRequest
+from safedpo_jax.train.preemption import Stopped, StopRequest
 
 Result = TypeVar("Result")
 
@@ -77,8 +77,9 @@ def in_turn(action: Callable[[bool], Result]) -> Result:
 class Stop:
     """The stop requests of all processes, seen by all of them at the same step.
 
-    Called once a step, at the same place. With several processes each call casts a vote that travels while the step runs, and counts the
-    one before: the device never waits, and a stop comes a step later. With one process the answer is its own and immediate.
+    Called once a step, at the same place, and in set-up before every batch and part. With several processes each call casts a vote that
+    travels while the step runs, and counts the one before: the device never waits, and a stop comes a step later. With one process the answer
+    is its own and immediate.
 
     Args:
       request: of this process; it hears of the others' signals here, so that all end with one status.
@@ -96,6 +97,11 @@ class Stop:
         if counted:
             self._request.request(signal.Signals(counted))
         return bool(counted)
+
+    def check(self) -> None:
+        """Raises `preemption.Stopped` if a stop was asked for. For set-up, where there is no step to save."""
+        if self():
+            raise Stopped
 
 
 def _highest(number: int) -> jax.Array:

@@ -21,6 +21,7 @@ from safedpo_jax.train.examples import Examples, load_examples
 from safedpo_jax.train.forward import Forward
 from safedpo_jax.train.objective import make_eval_sums, needs_reference
 from safedpo_jax.train.optimizer import make_optimizer, schedule
+from safedpo_jax.train.preemption import heeding
 from safedpo_jax.train.reference_cache import NAME as REFERENCE_CACHE
 from safedpo_jax.train.reference_cache import ReferenceCache
 from safedpo_jax.train.runner import PMAP_AXIS, MeshRunner, PmapRunner
@@ -73,25 +74,32 @@ class Run:
         """Frees `start`, which a restored run does not need beside what it restores."""
         jax.tree.map(lambda leaf: leaf.delete(), self.start)
 
-    def evaluate(self, params: Params, duals: Mapping[str, Any]) -> dict[str, dict[str, float]] | None:
-        """{source: {metric: mean}} over the held-out examples; None without any. Scheduled numbers are taken at the end of the run."""
+    def evaluate(
+        self, params: Params, duals: Mapping[str, Any], check: Callable[[], None] = lambda: None
+    ) -> dict[str, dict[str, float]] | None:
+        """{source: {metric: mean}} over the held-out examples; None without any. Scheduled numbers are taken at the end of the run.
+
+        `check` is called before every batch; what it raises ends the evaluation.
+        """
         held_out = self.examples.held_out
         if held_out is None:
             return None
-        placed = (self.runner.place(batch, 0) for batch, _ in batches.every_example(self.config, held_out, self.runner.mesh))
+        every = heeding(batches.every_example(self.config, held_out, self.runner.mesh), check)
+        placed = (self.runner.place(batch, 0) for batch, _ in every)
         totals = evaluate(functools.partial(self.eval_sums, duals=duals), params, self.frozen, placed)
         last = losses.at_step(self.terms, self.pipeline.total_steps)
         weights = {term.objective.name: float(term.weight) for term in last}
         return with_total(by_source(totals, list(held_out.group_names)), weights)
 
 
-def build(config: Config, beside: storage.AnyPath, say: Say = print) -> Run:
+def build(config: Config, beside: storage.AnyPath, say: Say = print, check: Callable[[], None] = lambda: None) -> Run:
     """Loads and compiles nothing it does not need; data first, since its mistakes are the cheapest to find.
 
     Args:
       config: checked.
       beside: directory of run directories, in which caches are kept that the config does not place elsewhere.
       say: takes lines for the console.
+      check: called between parts and before every batch of the reference, in all processes; raises if a stop was asked for.
 
     Raises:
       UserError: whatever is wrong with the data, the tokenizer, the model directory or the reference cache.
@@ -104,6 +112,7 @@ def build(config: Config, beside: storage.AnyPath, say: Say = print) -> Run:
     batches.batch_rows(config, mesh)  # raises before anything slow
     with processes.together():
         examples = load_examples(config, terms, say, TokenCache.of(config.token_cache, beside, say))
+    check()
     pipeline = batches.make_pipeline(config, examples.train, mesh)
     say(f"{pipeline.total_steps} steps of {config.batch.pairs} examples, {pipeline.steps_per_epoch:.1f} steps an epoch")
 
@@ -116,6 +125,7 @@ def build(config: Config, beside: storage.AnyPath, say: Say = print) -> Run:
         )
         if adapters.wanted(config):
             model, adapter = adapters.base(config, model, mesh), adapters.make(config, model, mesh)
+    check()
     if adapter is not None:
         unwritten = adapters.check_writable(config, model.config, adapter.lora)
         trained, held = (models.parameter_count(tree) for tree in (adapter.start, models.abstract_params(model.config)))
@@ -127,7 +137,7 @@ def build(config: Config, beside: storage.AnyPath, say: Say = print) -> Run:
     forward = kind.of(model, config.model.logps_chunk, compute, mesh=mesh, join=adapter and adapter.join)
     frozen, reference_id = None, ""
     if needs_reference(terms):
-        examples, frozen, reference_id = join_reference(config, examples, model, forward, mesh, beside, say)
+        examples, frozen, reference_id = join_reference(config, examples, model, forward, mesh, beside, say, check)
         pipeline = batches.make_pipeline(config, examples.train, mesh)
     if adapter is not None:
         frozen, reference_id = model.params, f"{reference_id}+{adapters.base_name(config)}"
@@ -152,7 +162,14 @@ def build(config: Config, beside: storage.AnyPath, say: Say = print) -> Run:
 
 
 def join_reference(
-    config: Config, examples: Examples, model: models.Model, forward: Forward, mesh: Any, beside: storage.AnyPath, say: Say
+    config: Config,
+    examples: Examples,
+    model: models.Model,
+    forward: Forward,
+    mesh: Any,
+    beside: storage.AnyPath,
+    say: Say,
+    check: Callable[[], None],
 ) -> tuple[Examples, Params | None, str]:
     """The frozen tree (`reference=in_step`), or examples that carry its log-probs and no tree (`cached`); and the reference's short name."""
     with processes.together():
@@ -171,5 +188,6 @@ def join_reference(
     with processes.in_turn(lambda _: ReferenceCache.open(directory, identity, mode="w")) as cache:
         logps = references.logps_function(forward, runner.place, frozen)
         parts = [part for part in (examples.train, examples.held_out) if part is not None]
-        parts = references.attach_cached(cache, parts, lambda part: batches.every_example(config, part, mesh), logps, dtype, say)
+        every = functools.partial(batches.every_example, config, mesh=mesh)
+        parts = references.attach_cached(cache, parts, lambda part: heeding(every(part), check), logps, dtype, say)
     return examples._replace(train=parts[0], held_out=parts[1] if len(parts) > 1 else None), None, name

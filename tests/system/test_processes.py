@@ -92,6 +92,19 @@ def test_p41_a_stop_of_one_stops_all_and_half_the_devices_continue(project, tmp_
 
 
 @pytest.mark.slow
+def test_a_stop_of_one_during_set_up_stops_all_and_says_that_nothing_is_saved(project, tmp_path):
+    running = together.start(
+        together.command(project, tmp_path / "run", reference="cached", data__eval=project / "train.jsonl"), 2, tmp_path
+    )
+    together.wait_for(lambda: "train: " in running[0][1].read_text(), running)
+    running[0][0].send_signal(signal.SIGTERM)
+    ended = together.wait(running)
+    assert [one.status for one in ended] == [143, 143], ended[0].output[-3000:]
+    assert "stopped before the first step: nothing is saved yet" in ended[0].output
+    assert all("Traceback" not in one.output for one in ended)
+
+
+@pytest.mark.slow
 def test_p41_a_killed_process_leaves_a_checkpoint_that_two_new_ones_continue(project, tmp_path):
     """No warning, no shutdown: the other process cannot go on and ends; what was saved before is whole."""
     run = tmp_path / "run"

@@ -1,6 +1,8 @@
 """The loop alone, around stand-ins for everything that computes or keeps: what it does at which step, and in which order."""
 
 import dataclasses
+import os
+import signal
 import types
 
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ import pytest
 
 from safedpo_jax import config as configs
 from safedpo_jax.losses import Total
-from safedpo_jax.train import loop, meters, run_directory
+from safedpo_jax.train import loop, meters, preemption, processes, run_directory, setup
 
 
 class Batches:
@@ -60,6 +62,8 @@ def standing_in(tmp_path, monkeypatch):
     monkeypatch.setattr(meters.Meter, "pause", lambda self: order.append("wait"))
 
     def train(config, stop=lambda: False):
+        asked = processes.Stop(preemption.StopRequest())
+        monkeypatch.setattr(processes.Stop, "__call__", lambda self: stop())
         runner = Runner(order)
         run = types.SimpleNamespace(
             config=config,
@@ -70,10 +74,10 @@ def standing_in(tmp_path, monkeypatch):
             reference_id="",
             abstract_state=lambda: None,
             first_state=lambda: runner.state,
-            evaluate=lambda params, duals: order.append("evaluate"),
+            evaluate=lambda params, duals, check: order.append("evaluate") or check(),
         )
         directory = run_directory.RunDirectory(tmp_path, resumed=False)
-        return loop._train(run, directory, Saved(order), stop)
+        return loop._train(run, directory, Saved(order), asked)
 
     return order, train
 
@@ -100,3 +104,34 @@ def test_a_stop_saves_the_step_it_came_at(standing_in):
     order, train = standing_in
     assert train(CONFIG, stop=lambda: order.count("step") == 2) is None
     assert order == ["evaluate", "step", "step", "save 2"]
+
+
+def test_a_stop_during_the_first_evaluation_or_before_the_first_step_saves_nothing_and_says_so(standing_in):
+    order, train = standing_in
+    with pytest.raises(preemption.Stopped):
+        train(CONFIG, stop=lambda: True)
+    assert order == ["evaluate"]
+    answers = iter([False, True])
+    with pytest.raises(preemption.Stopped):
+        train(CONFIG, stop=lambda: next(answers))
+    assert order == ["evaluate"] * 2
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stop_during_set_up_takes_a_new_directory_back(tmp_path, monkeypatch, capsys, number, status):
+    def build(config, beside, say, check):
+        check()
+        os.kill(os.getpid(), number)
+        check()
+        pytest.fail("set-up went on")
+
+    monkeypatch.setattr(setup, "build", build)
+    config = dataclasses.replace(CONFIG, reference="cached", compilation_cache="none")
+    assert loop.train(config, str(tmp_path / "run")) == status
+    assert not (tmp_path / "run").exists()
+    told = "stopped before the first step: nothing is saved yet. Reference log-probs computed so far are in their cache."
+    assert told in capsys.readouterr().out
+    run_directory.prepare(tmp_path / "run", configs.as_dict(config))
+    assert loop.train(config, str(tmp_path / "run")) == status
+    assert (tmp_path / "run" / "config.json").exists()
+    assert f"{tmp_path / 'run'} is as it was." in capsys.readouterr().out

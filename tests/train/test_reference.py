@@ -13,6 +13,8 @@ from safedpo_jax.config import Config, Data, Loss, Model, Optimizer
 from safedpo_jax.data.examples import concatenate, from_ids
 from safedpo_jax.train import reference
 from safedpo_jax.train.forward import Forward
+from safedpo_jax.train.preemption import Stopped, StopRequest, heeding
+from safedpo_jax.train.processes import Stop
 from safedpo_jax.train.reference_cache import ReferenceCache
 
 from . import toy
@@ -124,6 +126,23 @@ class Counted:
 def attach(folder, parts, logps, identity="a", dtype="float32", batches=batches):
     with ReferenceCache.open(folder, {"weights": identity}, mode="w") as cache:
         return reference.attach_cached(cache, parts, batches, logps, dtype, say=lambda line: None)
+
+
+def test_a_stop_between_two_batches_keeps_what_was_computed(tmp_path):
+    counted, stop = Counted(), StopRequest()
+
+    def stoppable(part):
+        for number, item in enumerate(heeding(batches(part), Stop(stop).check)):
+            if number == 1:
+                stop.request()
+            yield item
+
+    with pytest.raises(Stopped):
+        attach(tmp_path, [examples(40)], counted, batches=stoppable)
+    assert 0 < counted.examples < 40
+    again = Counted()
+    attach(tmp_path, [examples(40)], again)
+    assert again.examples == 40 - counted.examples
 
 
 def test_p21_cached_values_are_those_of_the_reference_in_the_order_of_the_examples(tmp_path):
