@@ -50,11 +50,17 @@ def identity(config: Config, tokenizer_fingerprint: str) -> dict[str, str]:
     return {
         "weights": weights_fingerprint(config) + ("" if full else f" as {config.lora.base}"),
         "tokenizer": tokenizer_fingerprint,
-        "param_dtype": config.model.param_dtype,
+        "param_dtype": load_dtype(config),
         "compute_dtype": reference_dtype(config),
         "span": SPAN_RULE,
         "code": __version__,
     }
+
+
+def load_dtype(config: Config) -> str:
+    """In which weights are read: those of a frozen base as they are run, for nothing keeps a master copy of them."""
+    adapter = config.lora.rank or config.lora.path
+    return config.model.compute_dtype if adapter else config.model.param_dtype
 
 
 def reference_dtype(config: Config) -> str:
@@ -82,7 +88,7 @@ def attach_cached(
     dtype: str,
     say: Callable[[str], None],
 ) -> list[TokenizedExamples]:
-    """Examples with reference log-probs from the cache; what is missing is computed and added first, else a sample is recomputed and compared.
+    """Examples with reference log-probs from the cache: a sample of what it has is recomputed and compared, then what is missing is added.
 
     Args:
       cache: open for writing, with the reference's identity.
@@ -96,14 +102,17 @@ def attach_cached(
       UserError: recomputed values differ from the cached ones.
     """
     for part in examples:
-        absent = missing(cache, part)
-        if absent.size:
-            compute_missing(cache, part.take(absent), batches, logps, say)
+        present = np.setdiff1d(np.arange(len(part)), missing(cache, part))
+        if not present.size:
             continue
-        sample = part.take(np.unique(np.linspace(0, len(part) - 1, VERIFIED).astype(np.int64)))
+        sample = part.take(present[np.unique(np.linspace(0, present.size - 1, VERIFIED).astype(np.int64))])
         for keys, values, tokens in _values(sample, batches, logps):
             with processes.together():
                 cache.verify(keys, values, absolute=1e-3 + TOLERANCE[dtype] * np.sqrt(tokens))
+    for part in examples:
+        absent = missing(cache, part)
+        if absent.size:
+            compute_missing(cache, part.take(absent), batches, logps, say)
     return [attach(cache, part) for part in examples]
 
 

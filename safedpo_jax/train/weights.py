@@ -11,7 +11,8 @@ from safedpo_jax import data, models, sharding
 from safedpo_jax.checks import UserError
 from safedpo_jax.config import Config
 from safedpo_jax.structs import Params
-from safedpo_jax.train import adapters, model_directory
+from safedpo_jax.train import model_directory
+from safedpo_jax.train import reference as references
 
 Say = Callable[[str], None]
 
@@ -66,8 +67,7 @@ def load_model(config: Config, directory: str, tokenizer: Any, mesh: Any, say: S
     Raises:
       UserError: the directory cannot be used, or its vocabulary is too small for the tokenizer.
     """
-    kind = config.model.compute_dtype if adapters.wanted(config) else config.model.param_dtype
-    dtype, options = jnp.dtype(kind), run_options(config, mesh)
+    dtype, options = jnp.dtype(references.load_dtype(config)), run_options(config, mesh)
     wanted = architecture(config, directory, tokenizer)
     if not directory:
         say(f"model: preset {config.model.preset}, random weights from seed {config.seed}")

@@ -9,7 +9,7 @@ import pytest
 
 from safedpo_jax import data, models
 from safedpo_jax.checks import UserError
-from safedpo_jax.config import Config, Data, Loss, Model, Optimizer
+from safedpo_jax.config import Config, Data, Lora, Loss, Model, Optimizer
 from safedpo_jax.data.examples import concatenate, from_ids
 from safedpo_jax.train import reference
 from safedpo_jax.train.forward import Forward
@@ -96,6 +96,14 @@ def test_p20_what_changes_log_probs_changes_the_identity_and_nothing_else_does(w
     assert set(same) == {base}
 
 
+def test_p20_the_dtype_in_which_weights_are_read_is_part_of_the_identity(weights):
+    """Read in bfloat16 and run in float32, they are rounded; a frozen base is read as it is run."""
+    rounded, whole = (Model(path=str(weights), param_dtype=dtype) for dtype in ("bfloat16", "float32"))
+    lora = Lora(rank=4)
+    assert identify(weights, model=rounded) != identify(weights, model=rounded, lora=lora)
+    assert identify(weights, model=whole) == identify(weights, model=whole, lora=lora) == identify(weights, model=rounded, lora=lora)
+
+
 def examples(count=20, seed=0, rejected=True):
     """Random pairs as the pipeline has them; a supervised example has no rejected response."""
     items = toy.pairs(count, seed)
@@ -142,7 +150,7 @@ def test_a_stop_between_two_batches_keeps_what_was_computed(tmp_path):
     assert 0 < counted.examples < 40
     again = Counted()
     attach(tmp_path, [examples(40)], again)
-    assert again.examples == 40 - counted.examples
+    assert again.examples == 40 - counted.examples + min(counted.examples, reference.VERIFIED)
 
 
 def test_p21_cached_values_are_those_of_the_reference_in_the_order_of_the_examples(tmp_path):
@@ -155,12 +163,12 @@ def test_p21_cached_values_are_those_of_the_reference_in_the_order_of_the_exampl
         assert cached.fingerprint() == part.fingerprint()
 
 
-def test_a_second_run_computes_a_sample_only_and_new_examples_only(tmp_path):
+def test_a_second_run_computes_a_sample_and_new_examples_only(tmp_path):
     first, again, more = Counted(), Counted(), Counted()
     attach(tmp_path, [examples()], first)
     attach(tmp_path, [examples()], again)
     attach(tmp_path, [concatenate([examples(), examples(3, seed=8)])], more)
-    assert (first.examples, again.examples, more.examples) == (20, reference.VERIFIED, 3)
+    assert (first.examples, again.examples, more.examples) == (20, reference.VERIFIED, reference.VERIFIED + 3)
 
 
 def test_supervised_examples_have_one_value_each(tmp_path):
@@ -210,6 +218,14 @@ def test_p21_a_bfloat16_cache_refuses_other_weights_all_the_same(tmp_path, round
     attach(tmp_path, [examples()], rounding(1), dtype="bfloat16")
     with pytest.raises(UserError, match="disagrees with the reference model"):
         attach(tmp_path, [examples()], rounding(2), dtype="bfloat16")
+
+
+def test_p21_weights_that_changed_are_refused_before_anything_of_theirs_is_added(tmp_path):
+    attach(tmp_path, [examples()], Counted(seed=1))
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(UserError, match="disagrees with the reference model"):
+        attach(tmp_path, [concatenate([examples(), examples(3, seed=8)])], Counted(seed=2))
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_p20_examples_that_the_cache_lacks_are_refused_when_only_reading(tmp_path):
