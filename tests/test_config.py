@@ -39,10 +39,43 @@ def test_unknown_key_names_the_nearest():
 
 
 @pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"data.eval": "e", "checkpoint.metric": "eval/loss", "checkpoint.keep_best": 0}, r"checkpoint\.metric.*keep_best=0"),
+        ({"eval.pairs": 5}, r"eval\.pairs.*data\.eval is empty"),
+        ({"optimizer.schedule": "constant", "optimizer.final_ratio": 0.1}, r"final_ratio.*'constant'"),
+        ({"loss.name": "sft", "model.reference_dtype": "bfloat16"}, r"model\.reference_dtype.*no reference"),
+        ({"loss.name": "simpo", "model.reference_dtype": "float32"}, r"model\.reference_dtype.*no reference"),
+        ({"loss.name": "sft", "data.ordering": "safety"}, r"data\.ordering.*single answers"),
+        ({"loss.name": "sft", "data.on_contradiction": "raise"}, r"data\.on_contradiction.*single answers"),
+    ],
+)
+def test_p28_settings_that_nothing_would_read_are_refused(changes, sentence):
+    values = valid()
+    values.update_from_flattened_dict(changes)
+    with pytest.raises(UsageError, match=sentence):
+        config.from_config_dict(values)
+
+
+def test_settings_that_are_read_by_one_of_several_objectives_are_accepted():
+    for changes in (
+        {"loss.name": "dpo,sft", "data.ordering": "safer", "model.reference_dtype": "bfloat16"},
+        {"loss.name": "cost_classifier", "data.on_contradiction": "raise"},
+    ):
+        values = valid()
+        values.update_from_flattened_dict(changes)
+        config.from_config_dict(values)
+
+
+@pytest.mark.parametrize(
     ("key", "value", "sentence"),
     [
         ("seed", "zero", "seed.*must be int.*'zero'"),
         ("steps", 0, "steps.*positive.*0"),
+        ("epochs", float("inf"), "'epochs' must be a finite number, got inf"),
+        ("epochs", float("nan"), "'epochs' must be a finite number, got nan"),
+        ("optimizer.learning_rate", float("inf"), r"'optimizer\.learning_rate' must be a finite number"),
+        ("loss.beta", float("inf"), r"'loss\.beta' must be a finite number"),
         ("steps", True, "steps.*must be int"),
         ("epochs", 0.0, "epochs.*positive"),
         ("reference", "chached", "reference.*'in_step'.*did you mean 'cached'"),

@@ -1,6 +1,7 @@
 """Exchange of the frozen settings with a locked ml_collections.ConfigDict."""
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -84,7 +85,9 @@ def _typed(key: str, value: Any, annotation: Any) -> Any:
         return None
     kind = optional or annotation
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        value = float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise UsageError(f"config key '{key}' must be {kind.__name__}{' or None' if optional else ''}, got {value!r}")
+    if kind is float and not math.isfinite(value):
+        raise UsageError(f"config key '{key}' must be a finite number, got {value}")
     return value

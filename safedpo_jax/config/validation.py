@@ -75,6 +75,14 @@ def _combinations(flat: Mapping[str, Any]) -> None:
         raise UsageError("config key 'tokenizer.path' is empty and model.preset brings no tokenizer: name a tokenizer directory")
     if flat["checkpoint.metric"] and not flat["data.eval"]:
         raise UsageError("config key 'checkpoint.metric' is set, but data.eval is empty: nothing would measure it")
+    if flat["checkpoint.metric"] and not flat["checkpoint.keep_best"]:
+        raise UsageError(
+            "config key 'checkpoint.metric' is set, but checkpoint.keep_best=0 keeps no best checkpoint; set one or remove the other"
+        )
+    if flat["eval.pairs"] is not None and not flat["data.eval"]:
+        raise UsageError("config key 'eval.pairs' is set, but data.eval is empty: name held-out examples, or remove it")
+    if flat["optimizer.final_ratio"] and flat["optimizer.schedule"] == "constant":
+        raise UsageError("config key 'optimizer.final_ratio' is set, but optimizer.schedule='constant' never falls to it; remove it")
     if flat["reference_cache"] and flat["reference"] != "cached":
         raise UsageError(
             f"config key 'reference_cache' is set, but reference={flat['reference']!r} does not read it; set reference='cached'"
@@ -127,6 +135,14 @@ def check_loss(config: Any, terms: Sequence[Any]) -> None:
             raise UsageError(f"reference='cached' with loss.name='{name}': this loss has no reference; leave reference='in_step'")
         if config.model.reference_path:
             raise UsageError(f"config key 'model.reference_path' is set, but loss.name='{name}' has no reference; remove it")
+        if config.model.reference_dtype is not None:
+            raise UsageError(f"config key 'model.reference_dtype' is set, but loss.name='{name}' has no reference; remove it")
+    if not any(row.pairs or row.trains_scores for row in rows):
+        for key in ("ordering", "on_contradiction"):
+            if getattr(config.data, key) != getattr(type(config.data)(), key):
+                raise UsageError(
+                    f"config key 'data.{key}' is set, but loss.name='{name}' takes single answers, which have no order; remove it"
+                )
     if config.reference == "cached" and any(row.token_weights is not None for row in rows):
         raise UsageError(
             f"reference='cached' with loss.name='{name}': it weighs single tokens, and the cache holds sums; leave reference='in_step'"
