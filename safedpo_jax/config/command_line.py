@@ -16,8 +16,12 @@ def asks_for_help(arguments: Sequence[str]) -> bool:
     return any(argument in ("--help", "-help", "-h") for argument in arguments)
 
 
-def parse(arguments: Sequence[str], *, workdir: bool = True) -> tuple[configs.Config, str]:
-    """Config and run directory of a command line (`workdir=False`: the flag may be missing, and is then empty).
+def parse(arguments: Sequence[str], *, workdir: bool = True, train: str = "") -> tuple[configs.Config, str]:
+    """Config and run directory of a command line.
+
+    Args:
+      workdir: False: the flag may be missing, and is then empty.
+      train: stands for data.train where file and flags leave that empty.
 
     Raises:
       UsageError: names the flag, key or file that is wrong, and the nearest right one.
@@ -30,6 +34,8 @@ def parse(arguments: Sequence[str], *, workdir: bool = True) -> tuple[configs.Co
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
         rest = values(arguments)
+        if train and not config.data.train:
+            config.data.train = train
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise checks.UsageError(_flag_sentence(arguments, error)) from error
     if len(rest) > 1:

@@ -14,8 +14,8 @@ from safedpo_jax.checks import UsageError, UserError, nearest
 from safedpo_jax.config.settings import Config
 
 
-def load(text: str) -> config_dict.ConfigDict:
-    """What `get_config` of a config file returns, locked.
+def load(text: str) -> Any:
+    """The ConfigDict that `get_config` of a config file returns, locked (Any: type checkers know no keys of it).
 
     Args:
       text: path of the file; what follows a colon is handed to its `get_config` as an argument.

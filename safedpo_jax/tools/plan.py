@@ -23,6 +23,9 @@ from typing import Any
 from safedpo_jax import checks, command
 from safedpo_jax.config import command_line
 
+NO_DATA = "none"
+"""Stands for data.train where nothing is named: lengths are assumed."""
+
 
 def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """(flags of the planner, the flags of the config)."""
@@ -39,8 +42,6 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[
         rest += ["--config.model.path=", f"--config.model.preset={flags.preset}"]
         if not any(argument.startswith("--config.tokenizer.path") for argument in rest):
             rest.append("--config.tokenizer.path=none")
-    if (flags.pairs, flags.mean_tokens) != (None, None) and not any(argument.startswith("--config.data.train") for argument in rest):
-        rest.append("--config.data.train=none")
     return flags, rest
 
 
@@ -50,7 +51,7 @@ def examples(config: Any, flags: argparse.Namespace) -> tuple[Any, str]:
     from safedpo_jax.planning import workload
 
     tokenizer = Path(config.tokenizer.path or config.model.path)
-    here = tokenizer.is_dir() and all(Path(part).exists() for part in config.data.train.split(","))
+    here = config.data.train != NO_DATA and tokenizer.is_dir() and all(Path(part).exists() for part in config.data.train.split(","))
     if here and flags.pairs is None and flags.mean_tokens is None:
         found = workload.read(config, loss_terms(config.loss))
         return found, f"{len(found):,} training examples of {config.data.train}, tokenised with {tokenizer}"
@@ -74,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags, rest = parse_arguments(arguments)
     where = topology.parse(flags.topology)
     topology.prepare(where)
-    config, _ = command_line.parse(["safedpo_jax.tools.plan", *rest], workdir=False)
+    config, _ = command_line.parse(["safedpo_jax.tools.plan", *rest], workdir=False, train=NO_DATA)
     from safedpo_jax.planning import advice, planner, program, report  # after the environment is set: they import JAX
 
     network = program.architecture(config)

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from safedpo_jax import command
-from safedpo_jax.planning import topology
+from safedpo_jax.planning import topology, workload
 from safedpo_jax.tools import plan
 
 CONFIG = ["--config=configs/safedpo.py", "--preset=20m", "--config.batch.pairs=32", "--config.batch.rows=8", "--pairs=500"]
@@ -35,6 +35,12 @@ def test_gpus_are_planned_by_arithmetic(capsys):
     assert "parameters                            0.075" in text  # 4 bytes of each on every chip: 80.6 MB
     assert "fits" in text
     assert "bound by" in text
+
+
+def test_without_data_and_model_lengths_are_assumed(capsys):
+    """As the help says: the config file and a preset are enough."""
+    assert run("--config=configs/safedpo.py", "--preset=20m", "--topology=h100:8") == 0
+    assert f"assumed: {workload.ASSUMED_PAIRS:,} pairs of {workload.ASSUMED_TOKENS} tokens on average" in capsys.readouterr().out
 
 
 def test_what_does_not_fit_ends_with_status_1_and_advice(capsys):
