@@ -47,7 +47,7 @@ def path(text: str | os.PathLike) -> AnyPath:
     if not said.removeprefix(SCHEME).partition("/")[0]:
         raise checks.UserError(f"{said} names no bucket; write {SCHEME}BUCKET/FOLDER.")
     if importlib.util.find_spec("gcsfs") is None:
-        raise checks.UserError(f"{said} is in a bucket, which needs another package: pip install 'safedpo_jax[gcs]'")
+        raise checks.UserError(f"{said} is in a bucket, which needs another package: in your clone, pip install -e '.[gcs]'")
     import fsspec.config
 
     # Other processes write into the same folders, so a listing must not be remembered.

@@ -47,7 +47,7 @@ def test_paths_that_cannot_be_are_sentences(text, words):
 def test_without_gcsfs_a_bucket_is_a_sentence_with_the_command(monkeypatch):
     find = storage.importlib.util.find_spec
     monkeypatch.setattr(storage.importlib.util, "find_spec", lambda name: None if name == "gcsfs" else find(name))
-    with pytest.raises(checks.UserError, match=r"gs://bucket/a is in a bucket.*pip install 'safedpo_jax\[gcs\]'"):
+    with pytest.raises(checks.UserError, match=r"gs://bucket/a is in a bucket.*pip install -e '\.\[gcs\]'"):
         storage.path("gs://bucket/a")
     assert storage.path("here") == Path("here")
 

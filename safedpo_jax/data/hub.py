@@ -101,7 +101,7 @@ def read_hf(spec: str) -> Iterator[dict[str, Any]]:
     """
     if importlib.util.find_spec("datasets") is None:
         raise checks.UserError(
-            f"{spec} is read with the Hugging Face `datasets` package, which is not installed: pip install 'safedpo_jax[datasets]'"
+            f"{spec} is read with the Hugging Face `datasets` package, which is not installed: in your clone, pip install -e '.[datasets]'"
         )
     import datasets  # pyright: ignore[reportMissingImports]  (an extra)
 

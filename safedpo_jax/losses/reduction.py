@@ -31,7 +31,7 @@ def accumulation_dtype(dtype: Any) -> Any:
 def weighted_sum(values: Float[Array, "*batch"], weights: Float[Array, "*batch"]) -> Total:
     """Scalar totals of all values. An entry of weight 0 adds exactly nothing to value and gradient, even if it is inf or NaN.
 
-    (A function that is itself NaN-sloped at an unused entry still needs a safe input there; `objectives.pair_loss` sees to that.)
+    (A function that is itself NaN-sloped at an unused entry still needs a safe input there; `losses.pair_loss` sees to that.)
 
     Args:
       values: any unreduced quantity.

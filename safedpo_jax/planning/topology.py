@@ -104,8 +104,8 @@ def devices(topology: Topology) -> list[Any]:
         return list(found[: topology.chips])
     if importlib.util.find_spec("libtpu") is None:
         raise checks.UserError(
-            "Compiling for a TPU needs libtpu, which is not installed here: pip install 'safedpo_jax[tpu]' (from a clone: pip install -e "
-            "'.[tpu]'), best in an environment of its own; no TPU is needed. A GPU topology (h100:8) is planned without it."
+            "Compiling for a TPU needs libtpu, which is not installed here: in your clone, pip install -e '.[tpu]', "
+            "best in an environment of its own; no TPU is needed. A GPU topology (h100:8) is planned without it."
         )
     from jax.experimental import topologies
 

@@ -99,7 +99,7 @@ class WandbWriter:
             import wandb  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise checks.UserError(
-                "log.wandb_project is set, but wandb is not installed: pip install 'safedpo_jax[wandb]', or leave log.wandb_project empty."
+                "log.wandb_project is set, but wandb is not installed: in your clone, pip install -e '.[wandb]', or leave log.wandb_project empty."
             ) from error
         folder = storage.path(directory)
         marker = folder / "wandb_id"

@@ -113,7 +113,7 @@ def test_missing_data_sets_splits_and_damaged_files_are_sentences(tmp_path):
 
 def test_hugging_face_without_the_extra_says_what_to_install(monkeypatch):
     monkeypatch.setattr(hub.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(checks.UserError, match=r"pip install 'safedpo_jax\[datasets\]'"):
+    with pytest.raises(checks.UserError, match=r"pip install -e '\.\[datasets\]'"):
         sources.load_pairs("hf:org/name:train")
 
 

@@ -15,7 +15,7 @@ from safedpo_jax.models.decoder import Decoder
 from safedpo_jax.models.tree import flatten
 from tests.parity.cases import CASES, LLAMA3, SHAPE
 
-torch = pytest.importorskip("torch", reason="parity needs torch: pip install 'safedpo_jax[parity]'")
+torch = pytest.importorskip("torch", reason="parity needs torch: pip install -e '.[parity]'")
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.parity
 

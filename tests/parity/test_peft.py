@@ -14,9 +14,9 @@ from safedpo_jax.models import LoraConfig, lora
 from safedpo_jax.models.tree import flatten
 from tests.parity.cases import CASES, SHAPE
 
-torch = pytest.importorskip("torch", reason="parity needs torch: pip install 'safedpo_jax[parity]'")
+torch = pytest.importorskip("torch", reason="parity needs torch: pip install -e '.[parity]'")
 transformers = pytest.importorskip("transformers")
-peft = pytest.importorskip("peft", reason="parity needs peft: pip install 'safedpo_jax[parity]'")
+peft = pytest.importorskip("peft", reason="parity needs peft: pip install -e '.[parity]'")
 pytestmark = [
     pytest.mark.parity,
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),  # peft 0.21 asks transformers for it

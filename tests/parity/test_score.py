@@ -12,7 +12,7 @@ from safedpo_jax import models
 from safedpo_jax.models.tree import flatten
 from tests.parity.cases import CASES, SHAPE
 
-torch = pytest.importorskip("torch", reason="parity needs torch: pip install 'safedpo_jax[parity]'")
+torch = pytest.importorskip("torch", reason="parity needs torch: pip install -e '.[parity]'")
 transformers = pytest.importorskip("transformers")
 safetensors_torch = pytest.importorskip("safetensors.torch")
 pytestmark = pytest.mark.parity

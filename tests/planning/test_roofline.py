@@ -65,7 +65,7 @@ def test_shapes_that_a_chip_does_not_come_in_are_refused(name, message):
 
 def test_without_libtpu_a_sentence_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr(topology.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'safedpo_jax\[tpu\]'.*no TPU is needed"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[tpu\]'.*no TPU is needed"):
         topology.devices(topology.parse("v5e:2x2"))
 
 

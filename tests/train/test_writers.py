@@ -79,7 +79,7 @@ def test_a_log_that_cannot_be_opened_is_a_sentence(tmp_path):
 
 def test_wandb_missing_is_a_sentence_with_the_command(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(checks.UserError, match=r"pip install 'safedpo_jax\[wandb\]'"):
+    with pytest.raises(checks.UserError, match=r"pip install -e '\.\[wandb\]'"):
         writers.WandbWriter("project", tmp_path)
 
 

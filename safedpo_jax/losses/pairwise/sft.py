@@ -11,7 +11,7 @@ def sft(policy_chosen_logps: Float[Array, "*batch"], chosen_tokens: Num[Array, "
     """Negative log-likelihood of each response per scored token: -log pi(y | x) / number of tokens.
 
     Three normalisations are in use, and the weight of the mean decides which one you get: weighting each response by `chosen_tokens`
-    gives the mean over all tokens (as `objectives.pair_loss` does), weight 1 the mean over sequences.
+    gives the mean over all tokens (as `losses.pair_loss` does), weight 1 the mean over sequences.
 
     Args:
       policy_chosen_logps: log pi(y | x) in nats, summed over the response's tokens, end-of-sequence included.
