@@ -152,7 +152,7 @@ def test_a_sum_of_objectives_shares_hyperparameters_by_name_and_has_a_weight_eac
 
 
 def test_a_schedule_moves_a_hyperparameter_and_a_weight_over_a_share_of_the_steps():
-    terms = loss_terms(config.Loss("safedpo,sft", schedule="delta=0:10:0.5, weight.sft=1:0"), steps=100)
+    terms = loss_terms(config.Loss("safedpo,sft", weights="1,1", schedule="delta=0:10:0.5, weight.sft=1:0"), steps=100)
     for step, delta, weight in ((0, 0, 1), (25, 5, 0.75), (50, 10, 0.5), (100, 10, 0)):
         safe, sft = losses.at_step(terms, step)
         assert float(safe.hyper["delta"]) == pytest.approx(delta)
@@ -178,6 +178,12 @@ def test_a_weight_may_be_zero_while_another_is_not_and_at_an_end_of_its_schedule
         ({"name": "dpo", "schedule": "beta=0.1"}, "entry 'beta=0.1' must be NAME=FROM:TO"),
         ({"name": "dpo", "schedule": "beta=0.1:0.2:2"}, "0 < SHARE <= 1"),
         ({"name": "dpo", "schedule": "delta=0:1"}, "schedule names 'delta'"),
+        ({"name": "safedpo", "schedule": "delta=0:1, delta=5:1"}, "names delta twice"),
+        ({"name": "safedpo", "schedule": "delta=0:10", "delta": 5.0}, "moves delta from 0, and the config sets it to 5: remove one"),
+        (
+            {"name": "safedpo,sft", "schedule": "weight.sft=0.1:1", "weights": "1,3"},
+            r"moves weight\.sft from 0\.1, and the config sets it to 3",
+        ),
         ({"name": "dpo", "label_smoothing": 0.5}, "label_smoothing=0.5"),
         ({"name": "bso", "member": "kl"}, "bso"),
         ({"name": "f_dpo", "divergence": "alpha"}, "alpha"),

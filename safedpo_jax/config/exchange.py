@@ -88,6 +88,6 @@ def _typed(key: str, value: Any, annotation: Any) -> Any:
         value = float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise UsageError(f"config key '{key}' must be {kind.__name__}{' or None' if optional else ''}, got {value!r}")
-    if kind is float and not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         raise UsageError(f"config key '{key}' must be a finite number, got {value}")
     return value

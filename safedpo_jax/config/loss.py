@@ -41,9 +41,15 @@ def loss_terms(loss: Any, steps: int = 1) -> list[Any]:
         if not any(name in row.hyperparameters for row in rows):
             reads = ", ".join(dict.fromkeys(name for row in rows for name in row.hyperparameters))
             raise UsageError(f"loss.{name}={value} is set, but '{loss.name}' does not read it (it reads: {reads or 'none'}); remove it")
-    moving = _schedules(loss.schedule, rows, steps, losses)
+    moving, weights = _schedules(loss.schedule, rows, steps, losses), _weights(loss.weights, len(rows))
+    starts = {f"weight.{row.name}": weight for row, weight in zip(rows, weights, strict=True)} if loss.weights else {}
+    for name, value in (set_values | starts).items():
+        if name in moving and value != moving[name](0):
+            raise UsageError(
+                f"loss.schedule moves {name} from {moving[name](0):g}, and the config sets it to {value:g}: remove one of them"
+            )
     result = []
-    for row, weight in zip(rows, _weights(loss.weights, len(rows)), strict=True):
+    for row, weight in zip(rows, weights, strict=True):
         values = {name: moving.get(name, set_values.get(name, default)) for name, default in row.all_defaults.items()}
         result.append(losses.Term(row, values, moving.get(f"weight.{row.name}", weight)))
     losses.check_terms(result)
@@ -104,6 +110,8 @@ def _schedules(text: str, rows: list[Any], steps: int, losses: Any) -> dict[str,
                 f"loss.schedule entry {entry!r} must be NAME=FROM:TO or NAME=FROM:TO:SHARE in finite numbers with 0 < SHARE <= 1, such as "
                 "delta=0:10:0.5"
             )
+        if name in result:
+            raise UsageError(f"loss.schedule={text!r} names {name} twice; remove one entry")
         if name not in known:
             raise UsageError(
                 f"loss.schedule names {name!r}, which is no number that the loss reads{nearest(name, known)}; known: {', '.join(sorted(known))}"
