@@ -77,9 +77,10 @@ def batch_rows(config: Config, mesh: Any) -> tuple[int, int]:
       UsageError: they do not divide over the devices that share a batch.
     """
     shards = sharding.row_shards(mesh)
+    together, why = (2, ", in the plain layout two rows to a pair") if config.batch.layout == "plain" else (1, "")
     for key, size in (("batch.rows", config.batch.rows), ("batch.eval_rows", config.batch.eval_rows)):
-        if size is not None and size % shards:
+        if size is not None and size % (together * shards):
             raise UsageError(
-                f"{key}={size} does not divide over {shards} devices (mesh {dict(mesh.shape)}); make it a multiple of {shards}"
+                f"{key}={size} does not divide over {shards} devices{why} (mesh {dict(mesh.shape)}); make it a multiple of {together * shards}"
             )
     return config.batch.rows or MOST_ROWS * shards, config.batch.eval_rows or MOST_ROWS * shards

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from safedpo_jax import sharding
+from safedpo_jax.checks import UsageError
 from safedpo_jax.config import Batch, Config, Data, Mesh
 from safedpo_jax.train import batches
 from tests.data import toy
@@ -48,7 +49,16 @@ def test_what_is_open_leaves_about_as_little_padding_as_the_best_rows_would():
 
 
 @pytest.mark.parametrize("key", ["rows", "eval_rows"])
-def test_rows_that_do_not_divide_over_the_devices_are_named(key):
-    config = dataclasses.replace(OPEN, batch=dataclasses.replace(OPEN.batch, **{key: 12}))
-    with pytest.raises(batches.UsageError, match=rf"batch\.{key}=12 does not divide over 8 devices"):
-        batches.batch_rows(config, sharding.make_mesh(4, 2, 1))
+@pytest.mark.parametrize(("layout", "multiple", "wrong"), [("shared", 8, 12), ("plain", 16, 8), ("plain", 16, 24)])
+def test_rows_that_do_not_divide_are_refused_by_key_and_value(key, layout, multiple, wrong):
+    mesh = sharding.make_mesh(data=4, fsdp=2)
+    with pytest.raises(UsageError, match=rf"batch\.{key}={wrong} does not divide over 8 devices.* make it a multiple of {multiple}"):
+        batches.batch_rows(Config(batch=Batch(layout=layout, **{key: wrong})), mesh)
+    rows = batches.batch_rows(Config(batch=Batch(layout=layout, **{key: 2 * multiple})), mesh)
+    assert 2 * multiple in rows
+
+
+@pytest.mark.parametrize("layout", ["shared", "plain"])
+def test_rows_that_are_left_open_divide(layout):
+    for rows in batches.batch_rows(Config(batch=Batch(layout=layout)), sharding.make_mesh()):
+        assert rows == 8 * batches.MOST_ROWS
