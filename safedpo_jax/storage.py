@@ -75,6 +75,20 @@ def local(text: str | os.PathLike, what: str) -> Path:
     return Path(text)
 
 
+def writable(text: str, flag: str) -> AnyPath:
+    """The path of a file that a command will write in the end, given by `flag`.
+
+    Raises:
+      UserError: its folder is not there, or a folder is in its place.
+    """
+    found = path(text)
+    if not in_bucket(found) and not found.parent.is_dir():
+        raise checks.UserError(f"{flag} {text}: there is no folder {found.parent}; make it, or name another file")
+    if found.is_dir():
+        raise checks.UserError(f"{flag} {text} is a folder; name a file in it")
+    return found
+
+
 def on_this_machine(text: str, what: str) -> Path:
     """A local path. Raises UsageError for one in a bucket, which `what` cannot be."""
     if text.startswith(SCHEME):

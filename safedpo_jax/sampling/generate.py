@@ -1,6 +1,7 @@
 """Generation with a key-value cache: one pass over the prompts, then one token at a time until every row has ended."""
 
 import functools
+import math
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -53,7 +54,8 @@ def generate(
       prompt_lengths: int32 [b], at least 1.
       max_new_tokens: generated tokens at most.
       eos_ids: the tokens that end a row; empty for none.
-      key: random key, needed for temperature > 0. Row i of a batch of b draws the same numbers whatever the other rows do.
+      key: random key, needed for temperature > 0. Row i of a batch of b draws the same numbers whatever the other rows do. Or a key for
+        each row, [b]: then a row draws the same numbers in any place of any batch.
       temperature: 0 takes the most probable token (the lowest id of equals).
       top_k: sample from the k most probable tokens.
       top_p: sample from the smallest set of most probable tokens whose probability is at least p.
@@ -62,9 +64,11 @@ def generate(
       UsageError: settings out of range, or that would be ignored.
       ValueError: shapes or lengths that do not fit.
     """
-    _check_settings(max_new_tokens, key, temperature, top_k, top_p)
+    check_settings(max_new_tokens, key is not None, temperature, top_k, top_p)
     prompts, lengths = np.asarray(prompts, np.int32), np.asarray(prompt_lengths, np.int32)
     _check_prompts(prompts, lengths)
+    if key is not None and key.shape not in ((), lengths.shape):
+        raise ValueError(f"generate needs one key, or one for each of {len(lengths)} rows, got keys of shape {key.shape}")
     prompts = _without_padding_beyond(model.longest_text, prompts, lengths, max_new_tokens)
     ends = np.asarray([eos_ids] if isinstance(eos_ids, int) else list(eos_ids), np.int32)
     greedy, limit_mass = temperature == 0, top_p is not None and top_p < 1
@@ -161,7 +165,7 @@ def _generate(
     eos_ids: Int32[Array, " e"],
     temperature: Float32[Array, ""],
     top_p: Float32[Array, ""],
-    key_data: UInt32[Array, " k"],
+    key_data: UInt32[Array, "*b k"],
 ) -> Generation:
     rows, width = prompts.shape
     key = jax.random.wrap_key_data(key_data, impl=key_kind)
@@ -171,7 +175,10 @@ def _generate(
         if greedy:
             return jnp.argmax(logits, axis=-1).astype(jnp.int32)
         allowed = filters.filter_logits(logits, temperature=temperature, k=top_k, p=top_p if with_top_p else None)
-        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.fold_in(key, index), jnp.arange(rows))
+        if key.ndim:
+            keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(key, index)
+        else:
+            keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.fold_in(key, index), jnp.arange(rows))
         return jax.vmap(jax.random.categorical)(keys, allowed).astype(jnp.int32)
 
     def write(so_far: _Written, logits: Any) -> _Written:
@@ -215,12 +222,13 @@ def _at_the_beginning(large: Array, small: Array) -> Array:
     return jax.lax.dynamic_update_slice(large, small, (0,) * large.ndim)
 
 
-def _check_settings(max_new_tokens: int, key: Any, temperature: float, top_k: int | None, top_p: float | None) -> None:
+def check_settings(max_new_tokens: int, keyed: bool, temperature: float, top_k: int | None, top_p: float | None) -> None:
+    """Raises UsageError if settings of `generate` are out of range or would be ignored; `keyed` = there is a random key."""
     if max_new_tokens < 1:
         raise checks.UsageError(f"max_new_tokens must be at least 1, got {max_new_tokens}.")
-    if temperature < 0:
+    if not 0 <= temperature < math.inf:
         raise checks.UsageError(f"temperature must be 0 (greedy) or positive, got {temperature}.")
-    if temperature > 0 and key is None:
+    if temperature > 0 and not keyed:
         raise checks.UsageError(f"Sampling at temperature {temperature} needs a random key: pass key=jax.random.key(seed).")
     if temperature == 0 and (top_k is not None or top_p is not None):
         raise checks.UsageError(f"top_k={top_k} and top_p={top_p} have no effect at temperature 0: remove them, or set a temperature.")

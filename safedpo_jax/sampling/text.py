@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from safedpo_jax import checks
@@ -48,7 +49,8 @@ def generate_text(
       prompts: token ids of each prompt, none empty.
       max_new_tokens: generated tokens at most.
       batch_size: rows per call; the last batch is filled up with copies, so there is one shape per width.
-      key: random key for temperature > 0; each batch folds in its number.
+      key: random key for temperature > 0; each batch folds in its number. Or a key for each prompt, [prompts]: then an answer depends on
+        neither batch_size nor the other prompts (but for rounding).
       temperature, top_k, top_p: see `generate`.
       eos_ids: end tokens; None = the tokenizer's.
       bucket: prompt widths are rounded up to multiples of this, so that few shapes are compiled.
@@ -57,6 +59,7 @@ def generate_text(
     Raises:
       TypeError: a prompt is a string.
       UserError: a prompt is empty, or no end token is known.
+      ValueError: there are several keys, but not one for each prompt.
     """
     text = next((prompt for prompt in prompts if isinstance(prompt, str)), None)
     if text is not None:
@@ -64,6 +67,8 @@ def generate_text(
             f"generate_text takes prompts as token ids, found the text {text[:40]!r}; turn messages into ids with "
             "data.encode_prompts([[data.Message('user', text)]], tokenizer), which applies the template"
         )
+    if key is not None and key.shape not in ((), (len(prompts),)):
+        raise ValueError(f"generate_text needs one key, or one for each of {len(prompts)} prompts, got keys of shape {key.shape}")
     if eos_ids is None:
         if tokenizer.eos_token_id is None:
             raise checks.UserError("The tokenizer has no end-of-sequence token: pass eos_ids (empty: always generate the maximum).")
@@ -73,7 +78,10 @@ def generate_text(
         raise checks.UserError(f"Prompt {empty[0]} has no tokens; generation needs at least one (a BOS will do).")
     results: dict[int, Completion] = {}
     for number, (indices, tokens, lengths) in enumerate(_batches(prompts, batch_size, bucket)):
-        batch_key = None if key is None else jax.random.fold_in(key, number)
+        batch_key = key
+        if key is not None:
+            filled = np.pad(indices, (0, len(lengths) - len(indices)), mode="edge")
+            batch_key = key[filled] if key.ndim else jax.random.fold_in(key, number)
         generation = jax.device_get(
             generate(
                 model,
@@ -96,6 +104,12 @@ def generate_text(
         if report is not None:
             report(len(results))
     return [results[index] for index in range(len(prompts))]
+
+
+def sample_keys(key: jax.Array, prompts: int, samples: int = 1) -> jax.Array:
+    """A key for each sample of each prompt, [prompts * samples], prompt by prompt; that of a sample does not depend on how many there are."""
+    split = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+    return jax.vmap(lambda one: split(one, jnp.arange(samples)))(split(key, jnp.arange(prompts))).reshape(-1)
 
 
 def _batches(prompts: Sequence[Sequence[int]], batch_size: int, bucket: int) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:

@@ -13,9 +13,8 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from safedpo_jax import checks, command
+from safedpo_jax import checks, command, storage
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -49,8 +48,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise checks.UsageError(f"--{name} must be at least 1, got {getattr(options, name)}")
     if options.input == options.output:
         raise checks.UsageError(f"--input and --output are the same file {options.input}; name another output")
-    if not Path(options.output).absolute().parent.is_dir():
-        raise checks.UserError(f"there is no folder {Path(options.output).parent} for --output; make it first")
+    output = storage.writable(options.output, "--output")
     rows, answers = read_answers(options.input, options.field)
 
     import jax
@@ -84,7 +82,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     if broken:
         raise checks.UserError(f"{broken[0]}: the score is not a finite number, as are {len(broken)} of {len(scores)}; is the model whole?")
     lines = [json.dumps({**row, options.field: float(score)}, ensure_ascii=False) for row, score in zip(rows, scores, strict=True)]
-    atomic.write(Path(options.output), "".join(f"{line}\n" for line in lines))
+    atomic.write(output, "".join(f"{line}\n" for line in lines))
     cut = sum(1 for row in ids if row[-1] != tokenizer.eos_token_id)  # whole rows end with it
     print(summary(config.score_type, scores, cut, options.output))
     return 0

@@ -75,3 +75,30 @@ def test_unusable_prompts_and_tokenizers_are_sentences():
     tokenizer.eos_token_id = None
     with pytest.raises(checks.UserError, match="no end-of-sequence token"):
         sampling.generate_text(MODEL, PARAMS, tokenizer, [[1]], max_new_tokens=1)
+
+
+def test_a_key_for_each_prompt_makes_answers_independent_of_batches_and_neighbours():
+    prompts = [[1, 2, 3], [4], [5, 6, 7, 8, 9], [1, 2, 3], [2]]
+    keys = sampling.sample_keys(jax.random.key(3), 5)
+    settings = {"max_new_tokens": 12, "temperature": 1.0, "eos_ids": [], "bucket": 4}
+
+    def answers(chosen, size):
+        asked = [prompts[index] for index in chosen]
+        made = sampling.generate_text(MODEL, PARAMS, LetterTokenizer(), asked, key=keys[np.array(chosen)], batch_size=size, **settings)
+        return [completion.token_ids for completion in made]
+
+    together = answers([0, 1, 2, 3, 4], 16)
+    assert answers([0, 1, 2, 3, 4], 1) == answers([0, 1, 2, 3, 4], 2) == together
+    assert answers([4, 2], 3) == [together[4], together[2]]
+    assert together[0] != together[3]
+    with pytest.raises(ValueError, match="one for each of 2 prompts, got keys of shape"):
+        sampling.generate_text(MODEL, PARAMS, LetterTokenizer(), [[1], [2]], key=keys, **settings)
+    with pytest.raises(ValueError, match="one for each of 1 rows, got keys of shape"):
+        sampling.generate(MODEL, PARAMS, [[1]], [1], max_new_tokens=1, eos_ids=[], key=keys)
+
+
+def test_sample_keys_fold_in_the_prompt_and_then_the_sample():
+    key = jax.random.key(9)
+    expected = [jax.random.fold_in(jax.random.fold_in(key, prompt), sample) for prompt in range(3) for sample in range(2)]
+    found = sampling.sample_keys(key, 3, 2)
+    assert [jax.random.key_data(one).tolist() for one in found] == [jax.random.key_data(one).tolist() for one in expected]
