@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import runpy
 from pathlib import Path
 
 import pytest
@@ -279,3 +280,25 @@ def test_the_7b_config_holds_the_papers_values():
     )
     assert (built.optimizer.weight_decay, built.optimizer.b1, built.optimizer.b2, built.optimizer.clip_norm) == (0.05, 0.9, 0.95, 1.0)
     assert (built.data.max_length, built.model.compute_dtype, built.batch.pairs) == (512, "bfloat16", 64)
+
+
+def test_the_tpu_config_differs_from_the_plain_one_where_it_saves_memory():
+    flat = {}
+    for name in ("safedpo", "safedpo_tpu"):
+        values = runpy.run_path(str(next(path for path in CONFIGS if path.stem == name)))["get_config"]()
+        values.data.train, values.model.path = "train.jsonl", "model"
+        flat[name] = dict(flatten(config.as_dict(config.from_config_dict(values))))
+    plain, tpu = flat["safedpo"], flat["safedpo_tpu"]
+    assert {key: tpu[key] for key in tpu if tpu[key] != plain[key]} == {
+        "reference": "cached",
+        "model.compute_dtype": "bfloat16",
+        "mesh.data": 1,
+        "mesh.fsdp": -1,
+    }
+    assert tpu["model.param_dtype"] == "float32"
+
+
+def flatten(tree, prefix=""):
+    """(dotted key, value) of every leaf of nested dictionaries."""
+    for key, value in tree.items():
+        yield from flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
