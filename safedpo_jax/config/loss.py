@@ -9,7 +9,6 @@ loss.schedule  delta=0:10:0.5         NAME=FROM:TO[:SHARE], linear over the firs
 
 import dataclasses
 import math
-import re
 from typing import Any
 
 from safedpo_jax.checks import UsageError, nearest
@@ -55,21 +54,10 @@ def loss_terms(loss: Any, steps: int = 1) -> list[Any]:
     losses.check_terms(result)
     try:
         losses.check_values(result)
-    except UsageError as error:
-        raise UsageError(f"{_culprit(str(error), loss)}{error}") from None
+    except UsageError as error:  # names the number; where it comes from is said here
+        given = " and ".join(f"loss.{key}={getattr(loss, key)!r}" for key in ("weights", "schedule") if getattr(loss, key))
+        raise UsageError(f"with {given}: {error}" if given else str(error)) from None
     return result
-
-
-def _culprit(sentence: str, loss: Any) -> str:
-    """Which key of the section a refused weight or scheduled number comes from, as the start of a sentence; empty for the keys of their own."""
-    for entry in filter(None, (part.strip() for part in loss.schedule.split(","))):
-        name = entry.partition("=")[0]
-        objective = name.removeprefix("weight.")
-        if re.search(
-            rf"'{objective}' needs a finite weight|got weight=0 .*\b{objective}\b" if objective != name else rf"\b{name}=", sentence
-        ):
-            return f"loss.schedule entry {entry!r} does not fit: "
-    return f"loss.weights={loss.weights!r} does not fit: " if "got weight=" in sentence else ""
 
 
 def _row(name: str, losses: Any) -> Any:

@@ -131,9 +131,7 @@ class Batch:
 
     pairs: int = key(64, "per optimiser step, over all devices")
     rows: int | None = key(None, "rows per microbatch over all devices; None = what leaves least padding, see row_length")
-    row_length: int | None = key(
-        None, "tokens per row; None = 2 * data.max_length, or without rows what packs the data best; pairs must fit"
-    )
+    row_length: int | None = key(None, "tokens per row; None = 2 * data.max_length, or chosen with rows; longer pairs are dropped, counted")
     layout: str = key("shared", "shared = prompt computed once and rows packed, plain = one response per row")
     eval_rows: int | None = key(None, "rows per evaluation or reference batch; None = 4 for each device that shares it")
 

@@ -134,9 +134,8 @@ def log_step(
     """
     name, dtype = "log_step", dual.log_lam.dtype
     violation = _violation(name, dual.log_lam, cost, limit)
-    moved = dual.log_lam + values.nonnegative(name, dtype, rate=rate) * violation * jnp.exp(
-        dual.log_lam
-    )  # 0 first: rate * lam may overflow
+    step = values.nonnegative(name, dtype, rate=rate) * violation  # 0 first: rate * lam may overflow
+    moved = dual.log_lam + step * jnp.exp(dual.log_lam)
     highest = min(math.log(HIGHEST_LAM), math.log(float(jnp.finfo(dtype).max)) - 1)
     moved = jnp.clip(moved, math.log(LOWEST_LAM), highest)
     moved = jnp.minimum(moved, jnp.log(values.cap(name, dtype, maximum=maximum)))

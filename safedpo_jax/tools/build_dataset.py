@@ -63,6 +63,7 @@ def build(splits: dict[str, list[str]], config: str, data_dir: str, overwrite: b
         sources.load_pairs(spec, "pku")  # refuse bad rows before the old data set goes
     old = folder.with_name(f"{folder.name}.old")
     if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)  # left by a run that was killed once the new one was whole
         folder.rename(old)
         builder = PkuSaferlhf(data_dir=data_dir, config=config, sources=splits)
     try:
